@@ -1,0 +1,68 @@
+"""Answers of the analyses, cached by run and by what the run holds.
+
+Contract: the same question to the same parts is answered once, for every browser tab; a live run
+is asked again as soon as a new part is there. Answers are shared: pages must not change them.
+Boundary: no analysis here, and no drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import streamlit as st
+
+import profiler
+from profiler.query import Run
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that can be asked, as it is at this moment."""
+
+    name: str
+    run: Run
+    version: str
+    note: str | None
+    closed: bool
+
+    def ask(
+        self, question: Callable[Concatenate[Any, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """The answer of an analysis to this run."""
+        name = f"{question.__module__}.{question.__qualname__}"
+        given = (args, tuple(sorted(kwargs.items())))
+        answer: R = _answer(str(self.run.path), self.version, name, given, self.run, question)
+        return answer
+
+
+def open_run(path: Path) -> Opened:
+    """Opens a run; ValueError (RunError) when it cannot be read."""
+    run = _run(str(path), _stamp(path))
+    return Opened(path.name, run, run.version, run.note, run.closed)
+
+
+def _stamp(path: Path) -> int:
+    """Changes when another run takes the folder, or when this one is closed."""
+    try:
+        return (path / "run.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _run(path: str, stamp: int) -> Run:
+    return profiler.open_run(path)
+
+
+@st.cache_resource(max_entries=256, show_spinner="Reading the run")
+def _answer(
+    path: str, version: str, name: str, given: Any, _run: Run, _question: Callable[..., Any]
+) -> Any:
+    args, kwargs = given
+    return _question(_run, *args, **dict(kwargs))

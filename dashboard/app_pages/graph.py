@@ -1,0 +1,117 @@
+"""Why is it kept?
+
+Contract: the autograd graph of one step in boxes; the chosen box shows the tensors that its nodes
+save.
+Boundary: no computing and no file reading here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard.charts.blocks import blocks_option, chart_height
+from dashboard.frame import View, explore, ground, pick_rank
+from dashboard.tables import counted, mib_columns, mib_value, shape_words, short_op, source_words
+from dashboard.words import literal
+from profiler.analyses.blocks import EVERY_NODE, Blocks, Box, blocks, saves_between
+from profiler.reports.units import format_bytes
+
+TITLE = "Why is it kept?"
+
+
+def page() -> None:
+    """Draws the page."""
+    view = explore(TITLE, "nodes")
+    if view is None:
+        return
+    rank = pick_rank(view)
+    seen = view.opened.ask(blocks, view.step, rank=rank)
+    if not seen.boxes:
+        st.info("This step has no autograd graph: backward was not called in it.")
+        return
+    seen = _detailed(view, rank, seen)
+    st.write(
+        "Time runs downwards. A box is a run of autograd nodes of one module; larger boxes keep "
+        "more for backward. An arrow says whose output is used. Click a box, drag to move."
+    )
+    event = st.echarts_chart(
+        blocks_option(seen, ground()), height=chart_height(seen),
+        key=f"boxes-{view.step}-{rank}-{seen.depth}",
+        on_select="rerun", alt="The autograd graph as boxes and arrows",
+    )  # fmt: skip
+    st.caption(
+        f"{counted(seen.nodes, 'node')} in {counted(len(seen.boxes), 'box', 'boxes')}; not drawn: "
+        f"{counted(seen.leaves, 'leaf', 'leaves')}, where gradients of parameters arrive."
+    )
+    _saved(view, rank, _chosen(seen, event))
+
+
+def _detailed(view: View, rank: int, seen: Blocks) -> Blocks:
+    """The boxes at the detail that the viewer chose."""
+    if len(seen.depths) < 2:
+        return seen
+    words = {
+        depth: f"every node ({count})" if depth == EVERY_NODE else f"{depth} deep ({count})"
+        for depth, count in seen.depths.items()
+    }
+    if st.session_state.get("depth", seen.depth) not in words:
+        del st.session_state["depth"]
+    chosen = st.segmented_control(
+        "Modules", list(words), default=seen.depth, key="depth", required=True,
+        format_func=lambda depth: words.get(depth, str(depth)),
+        help="How deep into the modules boxes are told apart; in brackets, how many boxes.",
+    )  # fmt: skip
+    if chosen == seen.depth or chosen is None:
+        return seen
+    return view.opened.ask(blocks, view.step, rank=rank, depth=chosen)
+
+
+def _chosen(seen: Blocks, event: Any) -> Box:
+    """The clicked box; the one that keeps most where none is."""
+    for group in event.selection.selected if event else []:
+        if group["data_type"] == "node":
+            clicked: list[Box] = [
+                seen.boxes[i] for i in group["data_indices"] if i < len(seen.boxes)
+            ]
+            if clicked:
+                return clicked[0]
+    return max(seen.boxes, key=lambda box: (box.unique_bytes, box.saved_bytes))
+
+
+def _saved(view: View, rank: int, box: Box) -> None:
+    where = literal(box.module) or "outside of modules"
+    st.subheader(f"Saved by {literal(', '.join(box.operations))}")
+    st.write(
+        f"{where}, {counted(box.nodes, 'node')}: {counted(box.saves, 'saved tensor')}, "
+        f"{format_bytes(box.saved_bytes)}, of them "
+        f"{format_bytes(box.unique_bytes)} in storages that nothing saved before."
+    )
+    if not box.saves:
+        return
+    found = view.opened.ask(saves_between, view.step, box.first_seq, box.last_seq, rank=rank)
+    rows = [
+        {
+            "operation": short_op(row["op"]),
+            "module": row["module"],
+            "line": source_words(row["source"]),
+            "MiB": mib_value(row["logical_bytes"]),
+            "shape": shape_words(row["shape"]),
+            "dtype": row["dtype"],
+            "what": "parameter" if row["is_param"] else "activation",
+            "action": row["action"],
+            "storage": row["storage_id"],
+        }
+        for row in found
+    ]
+    st.dataframe(
+        rows, hide_index=True, alt="The tensors that the chosen nodes save",
+        column_config=mib_columns(rows, ("MiB",)),
+    )  # fmt: skip
+    if box.saves > len(rows):
+        size = format_bytes(box.saved_bytes - sum(row["logical_bytes"] for row in found))
+        st.caption(f"{box.saves - len(rows)} smaller items, {size}.")
+
+
+page()

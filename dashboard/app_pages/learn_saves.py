@@ -1,0 +1,112 @@
+"""What does autograd save?
+
+Contract: the reader predicts, then sees what autograd kept when the operation ran just now; ends
+in the reader's own run.
+Boundary: no computing here; the experiment is dashboard.lessons.saves.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+
+import streamlit as st
+
+from dashboard.charts.lessons import OWNER_WORDS, kept_chart
+from dashboard.frame import ground, look
+from dashboard.lessons.saves import OPERATIONS, WIDTH, Kept, Operation, measure_all, saved_by
+from dashboard.tables import mib_columns, mib_value, short_op
+from profiler.analyses.places import operations
+
+TITLE = "What does autograd save?"
+CHOICES = {
+    "nothing": (),
+    "its input": ("input",),
+    "its result": ("output",),
+    "its input and the weight": ("input", "weight"),
+    "something made on the way": ("other",),
+}
+
+
+def page() -> None:
+    """Draws the page."""
+    st.title(TITLE)
+    st.write(
+        "To go backwards, every operation must know its own derivative. What that takes is kept "
+        "from forward until backward: it is most of the memory of training."
+    )
+    by_code = {each.code: each for each in OPERATIONS}
+    left, right = st.columns(2)
+    code = left.selectbox(
+        "An operation", list(by_code), index=2, key="operation", bind="query-params"
+    )
+    rows = right.select_slider(
+        f"Rows of x (each of {WIDTH} float32)", [256, 512, 1024, 2048, 4096], value=1024,
+        key="rows", bind="query-params",
+    )  # fmt: skip
+    found = measured(rows)
+    guess = st.radio(
+        f"What will autograd keep for `y = {code}`?", list(CHOICES), index=None, horizontal=True,
+        key=f"guess-{code}",
+    )  # fmt: skip
+    if guess is None:
+        st.info("Choose an answer first: the chart comes after it.")
+    else:
+        _answer(by_code[code], next(kept for kept in found if kept.code == code), guess)
+        _chart(found, code)
+    st.subheader("How it was asked")
+    st.code(textwrap.dedent(inspect.getsource(saved_by)), language="python")
+    _own_run()
+
+
+@st.cache_data(max_entries=16, show_spinner="Running autograd")
+def measured(rows: int) -> list[Kept]:
+    """What every operation keeps, run now."""
+    return measure_all(rows)
+
+
+def _answer(operation: Operation, kept: Kept, guess: str) -> None:
+    truth = " and ".join(OWNER_WORDS[name] for name in kept.owners) or "nothing"
+    why = f"`{operation.code}` keeps **{truth}**: {operation.why}."
+    if CHOICES[guess] == kept.owners:
+        st.success(f"Yes. {why}")
+    else:
+        st.warning(f"Not so. {why}")
+
+
+def _chart(found: list[Kept], code: str) -> None:
+    st.write(
+        "Each bar is what autograd kept when the operation ran just now, each storage once. Move "
+        "the slider: all of it grows with the rows, only the weight does not."
+    )
+    st.altair_chart(
+        kept_chart(found, code, ground()), key="kept",
+        alt="Bytes that autograd keeps per operation, by whose storage they are",
+    )  # fmt: skip
+
+
+def _own_run() -> None:
+    st.subheader("In your run")
+    view = look("saves")
+    if isinstance(view, str):
+        st.caption(view)
+        return
+    st.write(f"The operations of {view.place}, by what they keep:")
+    rows = [
+        {
+            "operation": short_op(each.op) or "(unknown)",
+            "kept MiB": mib_value(each.unique_bytes),
+            "kept already MiB": mib_value(each.aliased_bytes),
+            "parameters MiB": mib_value(each.param_bytes),
+            "saved tensors": each.saves,
+        }
+        for each in view.opened.ask(operations, view.step)[:12]
+    ]
+    st.dataframe(
+        rows, hide_index=True, alt="Operations of the chosen run",
+        column_config=mib_columns(rows, ("kept MiB", "kept already MiB", "parameters MiB")),
+    )  # fmt: skip
+    st.page_link("app_pages/where.py", label="Which module and which line keeps it?")
+
+
+page()

@@ -1,0 +1,106 @@
+"""Tensor, view, storage: Table 1 of the eDKM paper, live.
+
+Contract: the reader predicts the host bytes of two copies, then sees them measured, and what
+marshaling makes of them; ends in the reader's own run.
+Boundary: no computing here; the experiment is dashboard.lessons.storages.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import streamlit as st
+
+from dashboard.charts.lessons import line_chart
+from dashboard.frame import ground, look
+from dashboard.lessons.storages import SECONDS, Line, bytes_of, table_1
+from profiler.analyses.duplicates import duplicates
+from profiler.reports.units import MIB, format_bytes
+
+TITLE = "When are two tensors one piece of memory?"
+
+
+def page() -> None:
+    """Draws the page."""
+    st.title(TITLE)
+    st.write(
+        "A tensor is a way of looking at a storage. A view is another way of looking at the same "
+        "one, and costs nothing. Copying both to the host forgets that they were one."
+    )
+    left, right = st.columns(2)
+    second = left.selectbox("Line 1 makes x1 as", list(SECONDS), key="second", bind="query-params")
+    side = right.select_slider(
+        "n, side of x0", [256, 512, 1024, 2048], value=1024, key="side", bind="query-params"
+    )
+    lines = measured(side, second)
+    st.code("\n".join(f"{line.code:32}# {number}" for number, line in enumerate(lines)))
+    _ask(lines, side, second)
+    st.subheader("How it was counted")
+    st.code(inspect.getsource(bytes_of), language="python")
+    _own_run()
+
+
+@st.cache_data(max_entries=32, show_spinner="Running")
+def measured(side: int, second: str) -> list[Line]:
+    """The four lines, run now."""
+    return table_1(side, second)
+
+
+def _ask(lines: list[Line], side: int, second: str) -> None:
+    size = 4 * side * side
+    choices = [0, size // 2, size, size * 3 // 2, 2 * size]
+    guess = st.radio(
+        f"x0 has {format_bytes(size)}. What do y0 and y1 hold on the host after line 3?",
+        choices, index=None, horizontal=True, format_func=format_bytes,
+        key=f"guess-{side}-{second}",
+    )  # fmt: skip
+    if guess is None:
+        st.info("Choose an answer first: the chart comes after it.")
+        return
+    last = lines[-1]
+    first = "Yes" if guess == last.host else "Not so"
+    said = (
+        f"{first}: **{format_bytes(last.host)}** on the host for {format_bytes(last.device)} on "
+        f"the device. "
+    )
+    if last.marshaled < last.host:
+        said += (
+            f"Marshaling sees that x1 lies in the storage of x0, and keeps "
+            f"**{format_bytes(last.marshaled)}**."
+        )
+    else:
+        said += "x1 has a storage of its own here, so there is nothing to share."
+    (st.success if guess == last.host else st.warning)(said)
+    st.write(
+        "Three bars per line: device, host when every tensor is copied, host with the marshaling "
+        "of `edkm.saved`."
+    )
+    st.altair_chart(
+        line_chart(lines, ground()), key="lines", alt="Bytes held after each line, by place"
+    )
+    _paper(side, second)
+
+
+def _paper(side: int, second: str) -> None:
+    if side * side * 4 == 4 * MIB and second == next(iter(SECONDS)):
+        st.caption(
+            "This is Table 1 of arXiv 2309.00964: 4, 4, 4, 4 MB on the GPU and 0, 0, 4, 8 MB on "
+            "the CPU. Here a second piece of CPU memory stands for the host."
+        )
+
+
+def _own_run() -> None:
+    st.subheader("In your run")
+    view = look("saves")
+    if isinstance(view, str):
+        st.caption(view)
+        return
+    found = view.opened.ask(duplicates, view.step)
+    st.write(
+        f"In {view.place}, {found.saves} tensors were saved; {len(found.groups)} storages appear "
+        f"more than once among them, {format_bytes(found.repeated_bytes)} repeated."
+    )
+    st.page_link("app_pages/duplicates.py", label="What is held or sent twice?")
+
+
+page()

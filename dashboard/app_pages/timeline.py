@@ -1,0 +1,107 @@
+"""When was the memory held?
+
+Contract: memory over the run or one step; the brushed span, or the peak, gives the table of what
+lived at its fullest moment.
+Boundary: no computing and no file reading here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard.charts.timeline import BRUSH, bins, timeline_chart
+from dashboard.frame import View, explore, ground, pick_rank
+from dashboard.tables import mib_columns, mib_value, short_op
+from profiler.analyses.timeline import Moment, Timeline, alive_at, fullest_between, timeline
+from profiler.reports.units import format_bytes
+
+TITLE = "When was the memory held?"
+SPANS = ("the whole run", "the chosen step")
+FEW_STEPS = 12  # a run of more steps opens on one of them
+
+
+def page() -> None:
+    """Draws the page."""
+    view = explore(TITLE, "memory")
+    if view is None:
+        return
+    rank = pick_rank(view)
+    step = _span(view)
+    seen = view.opened.ask(timeline, rank=rank, step=step, bins=bins())
+    if not seen.moments:
+        st.info("No memory sample was taken here. Choose another step, or the whole run.")
+        return
+    _read(seen)
+    event = st.altair_chart(
+        timeline_chart(seen, ground()), key="memory", on_select="rerun", selection_mode=BRUSH,
+        alt="Memory over time by category, with the phases of each step",
+    )  # fmt: skip
+    moment, brushed = _moment(seen, event)
+    _alive(view, rank, seen, moment, brushed)
+
+
+def _span(view: View) -> int | None:
+    """The step to draw, or None for the whole run."""
+    if len(view.contents.steps) < 2:
+        return None
+    default = SPANS[0] if len(view.contents.steps) <= FEW_STEPS else SPANS[1]
+    chosen = st.segmented_control(
+        "Show", SPANS, default=default, key="span", bind="query-params", required=True
+    )
+    return view.step if chosen == SPANS[1] else None
+
+
+def _read(seen: Timeline) -> None:
+    thinned = (
+        ""
+        if len(seen.moments) == seen.samples
+        else f" {seen.samples} samples are drawn as {len(seen.moments)}: the fullest of each bin."
+    )
+    st.write(
+        "Height is memory, stacked by what it is for; grey bands are backward and optimizer. "
+        "Drag over the chart to choose a span; double-click to let it go." + thinned
+    )
+
+
+def _moment(seen: Timeline, event: Any) -> tuple[Moment, bool]:
+    """The fullest moment of the brushed span; of all where nothing is brushed."""
+    span = event.selection.get(BRUSH, {}).get("s") if event else None
+    if span and len(span) == 2:
+        found = fullest_between(seen, float(span[0]), float(span[1]))
+        if found is not None:
+            return found, True
+    assert seen.peak is not None
+    return seen.peak, False
+
+
+def _alive(view: View, rank: int, seen: Timeline, moment: Moment, brushed: bool) -> None:
+    found = view.opened.ask(alive_at, moment.time_ns, rank=rank)
+    seconds = (moment.time_ns - seen.moments[0].time_ns) / 1e9
+    st.subheader("Alive at the fullest moment" + (" of the span" if brushed else ""))
+    st.write(
+        f"At {seconds:.3f} s, step {moment.step}, {moment.phase}: "
+        f"{format_bytes(moment.total_bytes)}. Storages that had been seen and not yet died:"
+    )
+    rows = [
+        {
+            "storage": row["storage_id"],
+            "MiB": mib_value(row["bytes"]),
+            "category": row["category"],
+            "module": row["module"],
+            "last kept by": short_op(row["last_keeper"]) if row["last_keeper"] else "",
+            "first seen in step": row["step"],
+            "device": row["device"],
+        }
+        for row in found.storages
+    ]
+    st.dataframe(
+        rows, hide_index=True, alt="Storages alive at the chosen moment",
+        column_config=mib_columns(rows, ("MiB",)),
+    )  # fmt: skip
+    if found.more:
+        st.caption(f"{found.more} smaller items, {format_bytes(found.more_bytes)}.")
+
+
+page()

@@ -1,0 +1,124 @@
+"""What crossed to the host and back?
+
+Contract: bytes of one step per direction, module and form; measured, simulated and simulated
+peers' copies are never added together.
+Boundary: no computing and no file reading here.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.charts.sankey import ACTION_WORDS, sankey_height, sankey_option
+from dashboard.frame import explore, ground
+from dashboard.tables import mib_columns, mib_value
+from profiler.analyses.traffic import Flow, Traffic, traffic
+from profiler.reports.units import NOTHING, format_bytes, format_mib
+
+TITLE = "What crossed to the host and back?"
+KINDS = {
+    "measured": "measured",
+    "simulated": "simulated: no bus was crossed",
+    "peers": "simulated peers",
+}
+DIRECTIONS = {"d2h": "to the host, in forward", "h2d": "back, in backward"}
+
+
+def page() -> None:
+    """Draws the page."""
+    view = explore(TITLE, "transfers")
+    if view is None:
+        return
+    seen = view.opened.ask(traffic, view.step)
+    if not seen.totals:
+        st.info(f"Nothing crossed in {view.place}. Choose another step.")
+        return
+    kind, direction = _choose(seen)
+    _metrics(seen, kind)
+    flows = [f for f in seen.modules if _kind(f) == kind and f.direction == direction]
+    if kind != "measured":
+        st.info(
+            "Simulated: device and host are both memory of one process. The bytes are real, no "
+            "bus was crossed, so no bandwidth is shown."
+        )
+    if flows:
+        st.write(
+            "Streams run from left to right; their width is bytes. The middle says in which form: "
+            "whole, as a table of distinct values, or as one learner's shard."
+        )
+        st.echarts_chart(
+            sankey_option(flows, direction, ground()), height=sankey_height(flows),
+            key=f"streams-{direction}", alt="Streams of bytes by module and form",
+        )  # fmt: skip
+    else:
+        st.info(f"Nothing went {DIRECTIONS[direction]}.")
+    _never_used(seen)
+    _table([flow for flow in seen.modules if _kind(flow) == kind])
+
+
+def _choose(seen: Traffic) -> tuple[str, str]:
+    """Kind of copies and direction."""
+    kinds = [kind for kind in KINDS if any(_kind(flow) == kind for flow in seen.totals)]
+    left, right = st.columns([3, 4])
+    with left:
+        direction = st.segmented_control(
+            "Direction", list(DIRECTIONS), default="d2h", key="direction", required=True,
+            format_func=lambda each: DIRECTIONS[each],
+        )  # fmt: skip
+    with right:
+        if len(kinds) == 1:
+            return kinds[0], direction or "d2h"
+        kind = st.segmented_control(
+            "Copies", kinds, default=kinds[0], key=f"kind-{'-'.join(kinds)}", required=True,
+            format_func=lambda each: KINDS[each],
+        )  # fmt: skip
+    return kind or kinds[0], direction or "d2h"
+
+
+def _kind(flow: Flow) -> str:
+    return "peers" if flow.peer else "simulated" if flow.simulated else "measured"
+
+
+def _metrics(seen: Traffic, kind: str) -> None:
+    columns = st.columns(4)
+    words = None if kind == "measured" else KINDS[kind]
+    for column, (direction, label) in zip(
+        columns, (("d2h", "D2H, MiB"), ("h2d", "H2D, MiB")), strict=False
+    ):
+        flow = next((f for f in seen.totals if _kind(f) == kind and f.direction == direction), None)
+        column.metric(label, format_mib(flow.bytes if flow else 0), help=words, border=True)
+        rate = flow.bytes_per_second if flow else None
+        columns[2 if direction == "d2h" else 3].metric(
+            f"{direction.upper()}, MiB/s", NOTHING if rate is None else format_mib(rate),
+            help="Of measured copies only: bytes over the sum of their durations.", border=True,
+        )  # fmt: skip
+
+
+def _never_used(seen: Traffic) -> None:
+    if seen.unused_copies:
+        st.warning(
+            f"{seen.unused_copies} host copies, {format_bytes(seen.unused_bytes)}, were never "
+            "asked for by backward."
+        )
+
+
+def _table(flows: list[Flow]) -> None:
+    rows = [
+        {
+            "direction": flow.direction.upper(),
+            "module": flow.module or "(outside)",
+            "form": ACTION_WORDS.get(flow.action, flow.action),
+            "MiB": mib_value(flow.bytes),
+            "copies": flow.copies,
+            "pinned MiB": mib_value(flow.pinned_bytes),
+        }
+        for flow in flows
+    ]
+    st.subheader("By module")
+    st.dataframe(
+        rows, hide_index=True, alt="Copies per direction, module and form",
+        column_config=mib_columns(rows, ("MiB", "pinned MiB")),
+    )  # fmt: skip
+
+
+page()

@@ -1,0 +1,96 @@
+"""Which module and which line keeps it?
+
+Contract: the tree of modules and operations by kept bytes; the chosen part has its figures and its
+lines of code below.
+Boundary: no computing and no file reading here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard.charts.icicle import icicle_chart
+from dashboard.frame import View, explore, ground
+from dashboard.tables import mib_columns, mib_value, short_op, source_words
+from dashboard.words import literal
+from profiler.analyses.places import Place, Places, places, source_lines
+from profiler.reports.units import format_mib
+
+TITLE = "Which module and which line keeps it?"
+NODES = 1500
+
+
+def page() -> None:
+    """Draws the page."""
+    view = explore(TITLE, "totals")
+    if view is None:
+        return
+    seen = view.opened.ask(places, view.step, limit=NODES)
+    if not seen.nodes[0].total_bytes:
+        st.info("Nothing but parameters was kept on the device or sent away in this step.")
+        return
+    st.write(
+        "Width is what autograd keeps for backward in a module and everything inside it, each "
+        "storage once, parameters left out; modules stand above their operations. Click a part."
+    )
+    event = st.plotly_chart(
+        icicle_chart(seen, ground()), key="icicle", on_select="rerun",
+        selection_mode="points",
+    )  # fmt: skip
+    _detail(view, _chosen(seen, event))
+
+
+def _chosen(seen: Places, event: Any) -> Place:
+    """The clicked place; the root where none is."""
+    points = event.selection.points if event else []
+    by_id = {node.path or "root": node for node in seen.nodes}
+    for point in points:
+        found = by_id.get(point.get("id"))
+        if found is not None:
+            return found
+    return seen.nodes[0]
+
+
+def _detail(view: View, place: Place) -> None:
+    whole = literal(place.module) or "The whole model"
+    st.subheader(f"{short_op(place.op)} in {whole}" if place.op else whole)
+    figures = [
+        ("Itself, MiB", format_mib(place.self_bytes), "Kept by operations of this very module"),
+        ("With all inside, MiB", format_mib(place.total_bytes), "Its width in the chart"),
+        ("Saves", str(place.saves), "Saved tensors here and inside, parameters too"),
+    ]
+    for column, (label, value, words) in zip(st.columns(3), figures, strict=True):
+        column.metric(label, value, help=words, border=True)
+    if not view.contents.tables["saves"]:
+        st.caption("Lines of code need the level full.")
+        return
+    found = view.opened.ask(source_lines, view.step, place.module, place.op)
+    rows = [
+        {
+            "line": source_words(line.source) if line.source else "(no stack recorded)",
+            "operation": short_op(line.op),
+            "module": line.module,
+            "new MiB": mib_value(line.unique_bytes),
+            "saved MiB": mib_value(line.logical_bytes),
+            "saves": line.saves,
+            "file": line.source.rsplit(":", 2)[0],
+        }
+        for line in found
+    ]
+    st.dataframe(
+        rows, hide_index=True, alt="Lines of code and what they keep",
+        column_config=mib_columns(rows, ("new MiB", "saved MiB")),
+    )  # fmt: skip
+    st.caption(
+        "New: storages that nothing saved before in this step. Saved: the tensors as they are, "
+        f"shared storages and parameters included.{_most(len(rows))}"
+    )
+
+
+def _most(count: int) -> str:
+    return " The 100 largest lines." if count >= 100 else ""
+
+
+page()

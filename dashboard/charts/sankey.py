@@ -1,0 +1,105 @@
+"""Bytes from a device to the host, or back, as streams: who sends, in which form.
+
+Contract: flows of one direction and one kind (measured, simulated, peers) in, an ECharts option
+out. At most `MODULES` modules have a stream of their own, the rest is one, counted.
+Boundary: plain data, no JavaScript; what is simulated is said by the page.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from dashboard.charts.blocks import plain
+from dashboard.theme import Ground, category_colour, ink
+from profiler.analyses.traffic import Flow
+from profiler.reports.theme import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from profiler.reports.units import format_bytes, mib
+
+MODULES = 24
+ACTIONS = {
+    "copied": VERMILION, "table": ORANGE, "shard": PURPLE, "alias": SKY, "rebuilt": GREEN,
+    "kept": BLUE,
+}  # fmt: skip
+ACTION_WORDS = {
+    "copied": "copied whole",
+    "table": "as a table",
+    "shard": "as a shard",
+    "alias": "for an alias",
+    "rebuilt": "for a rebuilt tensor",
+    "kept": "of a kept tensor",
+    "": "not tied to a save",
+}
+
+
+def streams(flows: Sequence[Flow]) -> list[tuple[str, str, int]]:
+    """(module, action, bytes), modules largest first, small ones together."""
+    per_module: Counter[str] = Counter()
+    for flow in flows:
+        per_module[flow.module or "(outside)"] += flow.bytes
+    large = [name for name, _ in per_module.most_common(MODULES)]
+    small = f"{len(per_module) - len(large)} smaller modules"
+    summed: Counter[tuple[str, str]] = Counter()
+    for flow in flows:
+        name = flow.module or "(outside)"
+        action = ACTION_WORDS.get(flow.action, flow.action)
+        summed[name if name in large else small, action] += flow.bytes
+    order = {name: index for index, name in enumerate([*large, small])}
+    return sorted(
+        ((module, action, count) for (module, action), count in summed.items() if count),
+        key=lambda stream: (order[stream[0]], -stream[2]),
+    )
+
+
+def sankey_option(flows: Sequence[Flow], direction: str, ground: Ground) -> dict[str, Any]:
+    """The option of the chart: start, module, form, end."""
+    start, end = ("device", "host") if direction == "d2h" else ("host", "device")
+    links: Counter[tuple[str, str]] = Counter()
+    for module, action, count in streams(flows):
+        name, form = plain(f"{module} "), plain(f" {action}")  # told apart from each other
+        links[start, name] += count
+        links[name, form] += count
+        links[form, end] += count
+    names = list(dict.fromkeys(each for link in links for each in link))
+    colours = {f" {ACTION_WORDS[key]}": colour for key, colour in ACTIONS.items()}
+    colours["host"] = category_colour("host")
+    colours["device"] = category_colour("saved")
+    arriving: Counter[str] = Counter()
+    for (source, target), count in links.items():
+        arriving[target] += count
+        if source == start:
+            arriving[start] += count
+    return {
+        "animation": False,
+        "tooltip": {"trigger": "item", "formatter": "{b}: {c} MiB"},
+        "series": [
+            {
+                "type": "sankey",
+                "left": 4, "right": 150, "top": 10, "bottom": 10,
+                "nodeGap": 10,
+                "layoutIterations": 0,
+                "draggable": False,
+                "emphasis": {"focus": "adjacency"},
+                "lineStyle": {"color": "source", "opacity": 0.3},
+                "label": {"color": ink(ground), "fontSize": 13},
+                "data": [
+                    {
+                        "name": name,
+                        "itemStyle": {"color": colours.get(name, "#8A929A")},
+                        "label": {"formatter": f"{name.strip()}  {format_bytes(arriving[name])}"},
+                    }
+                    for name in names
+                ],
+                "links": [
+                    {"source": source, "target": target, "value": round(mib(count), 6)}
+                    for (source, target), count in links.items()
+                ],
+            }
+        ],
+    }  # fmt: skip
+
+
+def sankey_height(flows: Sequence[Flow]) -> int:
+    """Pixels, by how many modules have a stream."""
+    return 180 + 26 * min(MODULES + 1, len({flow.module for flow in flows}))

@@ -1,0 +1,206 @@
+"""The codebook of one weight while a model is tuned: DKM, or hard k-means with a straight-through
+gradient, or not yet anything.
+
+Contract: ``Codebook`` is a ``DKM`` (arXiv 2108.12659) that starts from converged k-means and
+whose ``mode`` a schedule may change between steps. Everything that later steps depend on is in
+its buffers, so a checkpoint resumes exactly.
+Boundary: one weight; the layers that use it are in ``edkm.layers``, whole models in
+``edkm.clustering``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from edkm.dkm import DKM, DKMConfig, assign_hard, hard_indices, soft_hard_gap
+from edkm.dkm.checks import check_choice
+from edkm.dkm.histogram import represent
+
+Mode = Literal["soft", "straight", "off"]
+Kind = Literal["hard", "soft", "dense"]
+MODES: tuple[str, ...] = get_args(Mode)
+_SORTED = 1 << 22  # most values that the warm start sorts; larger weights are sampled evenly
+
+
+class Codebook(DKM):
+    """DKM with a warm start and three ways to train.
+
+    ``mode``: ``"soft"`` is DKM; ``"straight"`` puts every weight on its nearest centroid in the
+    forward, passes the gradient as it is, and moves each centroid to the mean of its weights once
+    a step; ``"off"`` trains the weight itself. In eval the weight is always on its nearest
+    centroid, except inside ``Clustering.frozen``.
+    """
+
+    def __init__(
+        self, config: DKMConfig | None = None, *, mode: Mode = "soft", warm_start: bool = True
+    ) -> None:
+        super().__init__(config)
+        check_choice("mode", mode, MODES)
+        if mode == "straight" and self.config.dim != 1:
+            raise ValueError("mode is 'straight' with dim above 1; it needs dim=1: use 'soft'")
+        self.made: Mode = mode  # the mode a schedule returns to
+        self.mode: Mode = mode
+        self.warm_start = warm_start
+        self.fixed: Tensor | None = None  # what layers use instead, inside Clustering.frozen
+        self.moved = 0.0  # largest movement of a centroid in the last step, weight units
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, mode={self.mode}"
+
+    def forward(self, weight: Shaped[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """The weight as the layer is to use it now."""
+        if self.fixed is not None:
+            return self.fixed
+        if not self.training or self.mode == "soft":
+            return super().forward(weight)
+        if self.mode == "off":
+            return weight
+        return straight_through(weight, self.begin_step(weight))
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """k-means++ or quantiles, then hard k-means until nothing moves (dim 1)."""
+        super().start(weight)
+        if self.warm_start and self.config.dim == 1:
+            self.refit(weight)
+
+    @torch.no_grad()
+    def refit(self, weight: Tensor, rounds: int = 100) -> None:
+        """Hard k-means from the present centroids, and from quantiles; the better one stays."""
+        if self.config.dim == 1:
+            self.centroids.copy_(best_kmeans(weight.detach(), self.centroids, rounds))
+
+    @torch.no_grad()
+    def begin_step(self, weight: Tensor) -> Tensor:
+        """The centroids of this step; in straight-through mode after one k-means update."""
+        before = self._step
+        start = super().begin_step(weight)
+        if self.mode == "straight" and self._step is not before:
+            moved = kmeans_update(weight.detach(), start)
+            start.copy_(moved)
+            self.end_step(moved)
+        return start
+
+    @torch.no_grad()
+    def end_step(self, centroids: Tensor) -> None:
+        """Keep ``centroids``, and how far they moved."""
+        self.moved = float((centroids.to(self.centroids) - self.centroids).abs().max())
+        super().end_step(centroids)
+
+    def new_step(self, index: int) -> None:
+        """Say that optimizer step ``index`` begins: sharded weights change unseen by their version
+        counter, and a resumed run must count as the uninterrupted one did."""
+        self._step = None
+        self._steps = index
+
+    @torch.no_grad()
+    def as_used(self, weight: Tensor, kind: Kind) -> Tensor:
+        """The weight itself, softly clustered, or on its nearest centroids; moves no centroid."""
+        if kind == "dense":
+            return weight.detach()
+        if not bool(self.ready):
+            self.start(weight)
+        if kind == "soft" and self.mode == "soft":
+            return self.cluster(weight.detach(), self.centroids).clustered
+        if kind == "soft" and self.mode == "off":
+            return weight.detach()
+        return assign_hard(weight, self.centroids)
+
+    @torch.no_grad()
+    def gap(self, weight: Tensor) -> float:
+        """Relative distance between the weight as trained and as shipped (``soft_hard_gap``)."""
+        return soft_hard_gap(self.as_used(weight, "soft"), weight, self.centroids)
+
+
+def straight_through(weight: Tensor, centroids: Tensor) -> Tensor:
+    """``assign_hard`` whose gradient passes to ``weight`` as it is."""
+    out: Tensor = _StraightThrough.apply(weight, centroids)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Nearest centroid forwards, identity backwards; saves nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, centroids: Tensor) -> Tensor:
+        return assign_hard(weight, centroids)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def kmeans_update(weight: Tensor, centroids: Tensor) -> Tensor:
+    """Each centroid ``[k, 1]`` at the mean of the weights nearest to it; alone it stays."""
+    index = hard_indices(weight, centroids)
+    flat = weight.reshape(-1)
+    count = torch.bincount(index, minlength=len(centroids))
+    total = torch.zeros(len(centroids), dtype=torch.float64, device=flat.device)
+    for start in range(0, len(flat), _SORTED):
+        part = slice(start, start + _SORTED)
+        total.index_add_(0, index[part], flat[part].double())
+    mean = (total / count.clamp(min=1)).to(centroids.dtype).unsqueeze(1)
+    return torch.where(count.unsqueeze(1) > 0, mean, centroids)
+
+
+def best_kmeans(weight: Tensor, centroids: Tensor, rounds: int) -> Tensor:
+    """Converged one-dimensional k-means from ``centroids`` or quantiles, the smaller error.
+
+    Works on sorted values and their running sums: a round costs ``k log n``. ``[k, 1]``.
+    """
+    values, mass, sums, squares = _running_sums(weight)
+    k = len(centroids)
+    quantile = (torch.arange(k, dtype=torch.float64, device=mass.device) + 0.5) / k * mass[-1]
+    at = torch.searchsorted(mass[1:].contiguous(), quantile).clamp_(max=len(values) - 1)
+    starts = (centroids[:, 0].double().sort().values, values[at])
+    best: tuple[float, Tensor] | None = None
+    for start in starts:
+        found = _lloyd(start, values, mass, sums, rounds)
+        error = _error(found, values, mass, sums, squares)
+        if best is None or error < best[0]:
+            best = error, found
+    assert best is not None
+    return best[1].to(centroids.dtype).unsqueeze(1)
+
+
+def _running_sums(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if weight.dtype in (torch.bfloat16, torch.float16):
+        rows, counts = represent(weight, 1)
+        values, order = rows[:, 0].double().sort()
+        counts = counts[order].double()
+    else:
+        flat = weight.reshape(-1)
+        values = flat[:: max(1, flat.numel() // _SORTED)].double().sort().values
+        counts = torch.ones_like(values)
+
+    def running(terms: Tensor) -> Tensor:
+        return torch.cat([terms.new_zeros(1), terms.cumsum(0)])
+
+    return values, running(counts), running(counts * values), running(counts * values.square())
+
+
+def _edges(centroids: Tensor, values: Tensor) -> Tensor:
+    middles = torch.searchsorted(values, (centroids[1:] + centroids[:-1]) / 2)
+    return torch.cat([middles.new_zeros(1), middles, middles.new_full((1,), len(values))])
+
+
+def _lloyd(start: Tensor, values: Tensor, mass: Tensor, sums: Tensor, rounds: int) -> Tensor:
+    current = start
+    for _ in range(rounds):
+        edges = _edges(current, values)
+        held = mass[edges].diff()
+        mean = torch.where(held > 0, sums[edges].diff() / held.clamp(min=1), current)
+        if torch.equal(mean, current):
+            break
+        current = mean.sort().values
+    return current
+
+
+def _error(c: Tensor, values: Tensor, mass: Tensor, sums: Tensor, squares: Tensor) -> float:
+    edges = _edges(c, values)
+    m, s, q = (running[edges].diff() for running in (mass, sums, squares))
+    return float((q - 2 * c * s + c.square() * m).sum())

@@ -1,0 +1,127 @@
+"""A start that suits the data: round column by column and let later columns make up for it.
+
+Contract: ``compensate`` moves the weights of a clustered model's linear layers so that the model
+with hard-assigned weights stays close to the dense one on given inputs, before any tuning. The
+codebooks stay as they are. Layers are done in the order in which the model calls them, each with
+the inputs that the already rounded ones give it.
+Source: GPTQ (arXiv 2210.17323), algorithm 1, with nearest centroids in the place of a grid.
+Boundary: linear layers with scalar codebooks of their own; a tied head stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from edkm.clustering import Clustering
+from edkm.dkm import assign_hard
+
+DAMPING = 0.01  # of the mean diagonal of X^T X
+
+
+class _Reached(Exception):
+    """The layer's input is known; the rest of the forward is not needed."""
+
+
+@torch.no_grad()
+def compensate(clustering: Clustering, batches: Sequence[dict[str, Any]]) -> list[str]:
+    """Move the weights of all linear layers in place; returns the names of those moved.
+
+    ``batches``: keyword inputs of the model's forward, representative of the data. Memory: one
+    ``in x in`` matrix in float64 at a time. ``ValueError`` without batches.
+    """
+    if not batches:
+        raise ValueError("there are no batches to compensate for; give a few of the training data")
+    model = clustering.model
+    was_training = model.training
+    model.eval()
+    waiting: dict[nn.Module, str] = {
+        entry.module: name
+        for name, entry in clustering.weights.items()
+        if isinstance(entry.module, nn.Linear)
+        and len(entry.modules) == 1
+        and entry.codebook.config.dim == 1
+    }
+    done = []
+    try:
+        for module in _call_order(model, list(waiting), batches[0]):
+            entry = clustering.weights[waiting[module]]
+            gram = _gram(model, module, batches)
+            moved = compensated(entry.weight, gram, entry.codebook.centroids)
+            entry.weight.copy_(moved)
+            done.append(entry.name)
+    finally:
+        model.train(was_training)
+    return done
+
+
+def compensated(
+    weight: Float[Tensor, "out features"],
+    gram: Float[Tensor, "features features"],
+    centroids: Tensor,
+) -> Float[Tensor, "out features"]:
+    """The weight whose nearest centroids (``[k, 1]``) are the compensated rounding of ``weight``.
+
+    ``gram``: X^T X of the layer's inputs. Columns are rounded in the order of their energy.
+    """
+    order = gram.diagonal().argsort(descending=True)
+    factor = _inverse_factor(gram[order][:, order].double())
+    work = weight.detach().double()[:, order]
+    for column in range(work.shape[1]):
+        value = work[:, column].contiguous()
+        error = (value - assign_hard(value, centroids)) / factor[column, column]
+        work[:, column + 1 :] -= error.unsqueeze(1) * factor[column, column + 1 :]
+    out = torch.empty_like(weight)
+    out[:, order] = work.to(weight.dtype)
+    return out
+
+
+def _inverse_factor(gram: Tensor) -> Tensor:
+    """Upper Cholesky factor of the damped inverse."""
+    mean = gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    damped = gram + DAMPING * mean * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
+
+
+def _call_order(
+    model: nn.Module, modules: list[nn.Module], batch: dict[str, Any]
+) -> list[nn.Module]:
+    order: dict[nn.Module, None] = {}
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        order.setdefault(module)
+
+    handles = [module.register_forward_pre_hook(note) for module in modules]
+    try:
+        model(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
+
+
+def _gram(model: nn.Module, module: nn.Module, batches: Sequence[dict[str, Any]]) -> Tensor:
+    total: list[Tensor] = []
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].detach().flatten(0, -2)
+        product = (rows.T @ rows).double()
+        total.append(product if not total else total.pop() + product)
+        raise _Reached
+
+    handle = module.register_forward_pre_hook(add)
+    try:
+        for batch in batches:
+            try:
+                model(**batch)
+            except _Reached:
+                continue
+    finally:
+        handle.remove()
+    return total[0]

@@ -1,0 +1,195 @@
+"""DKM of a 16-bit weight by its histogram: nothing of size N is made or saved but the result.
+
+Contract: the values and gradients of ``dense_dkm`` at dim 1, to the rounding of the weight's
+dtype, for any number of updates. Saved for backward: the weight itself (by reference), its
+histogram (512 KiB) and the centroids of each update. A ``torch.library`` operator with a fake
+kernel, so that FakeTensor planning and ``torch.compile`` pass through it.
+Boundary: bfloat16 and float16, one codebook a weight; other cases are in ``streaming``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from edkm.dkm.checks import (
+    DISTANCES,
+    check_centroids,
+    check_choice,
+    check_schedule,
+    check_sizes,
+    check_tau,
+)
+from edkm.dkm.dense import DEFAULT_CLUSTERS, ClusterResult
+from edkm.dkm.init import initial_centroids
+from edkm.dkm.kernels import passes_for
+from edkm.dkm.patterns import PATTERNS, is_patterned
+from edkm.dkm.table import (
+    Occupied,
+    occupied_points,
+    table_backward,
+    table_forward,
+    table_output,
+)
+from edkm.dkm.tiles import Rule
+from edkm.dkm.updates import Path
+
+
+def fused_dkm(
+    weight: Shaped[Tensor, "*shape"],
+    centroids: Tensor | None = None,
+    *,
+    tau: float,
+    iterations: int | None = None,
+    max_iter: int = 5,
+    eps: float = 1e-4,
+    distance: str = "squared",
+) -> ClusterResult:
+    """``dense_dkm`` of a bfloat16 or float16 weight at dim 1, by tables of 65,536 rows.
+
+    Arguments as ``dense_dkm``. ``centroids`` of the result are float64: the updates lose nothing
+    to rounding. Raises ``ValueError`` as ``dense_dkm``, and for other dtypes and dimensions.
+    """
+    tau = check_tau(tau)
+    check_choice("distance", distance, DISTANCES)
+    check_schedule(iterations, max_iter, eps)
+    if not is_patterned(weight.dtype):
+        raise ValueError(
+            f"weight has dtype {weight.dtype}; the fused form needs bfloat16 or float16, whose "
+            "bits number a table: use cluster_weight, which picks a form for every dtype"
+        )
+    if centroids is None:
+        centroids = initial_centroids(weight, DEFAULT_CLUSTERS)
+    check_centroids(centroids, weight, 1, finite=False)  # the operator looks at the values
+    check_sizes(weight, centroids.shape[0], 1)
+    steps, stop = (max_iter, eps) if iterations is None else (iterations, -1.0)
+    clustered, _, states, _, ran = _forward(
+        weight, centroids.detach().double(), tau, steps, stop, distance == "squared"
+    )
+    took = steps if iterations is not None else read_count(ran)
+    return ClusterResult(clustered, states[-1, 0].detach(), took, "fused")
+
+
+def read_count(ran: Tensor) -> int | Tensor:
+    """The number of updates as an int where that waits for nothing; else the tensor."""
+    readable = type(ran) is Tensor and ran.device.type == "cpu"
+    return int(ran) if readable and not torch.compiler.is_compiling() else ran.detach()
+
+
+# Schemas are spelled out: inferring them fails once a type checker wraps the function.
+_FORWARD = (
+    "(Tensor weight, Tensor centroids, float tau, int steps, float eps, bool squared)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_BACKWARD = (
+    "(Tensor grad, Tensor weight, Tensor counts, Tensor states, Tensor masses, Tensor ran,"
+    " float tau, bool squared) -> Tensor"
+)
+
+
+@torch.library.custom_op("edkm::fused_dkm", mutates_args=(), schema=_FORWARD)
+def _forward(
+    weight: Tensor, centroids: Tensor, tau: float, steps: int, eps: float, squared: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(W~, histogram, states, masses, ran); ``eps < 0`` runs all ``steps``."""
+    check_centroids(centroids, weight, 1)
+    flat = flatten(weight)
+    passes = passes_for(weight.device)
+    counts = passes.histogram(flat)
+    rule, stop = Rule(tau, squared), None if eps < 0 else eps
+    table, path = table_forward(counts, weight.dtype, centroids, rule, steps, stop)
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    passes.lookup(flat, table.to(weight.dtype), out.view(-1))
+    return out, counts, path.states, path.masses, path.ran
+
+
+@_forward.register_fake
+def _(
+    weight: Tensor, centroids: Tensor, tau: float, steps: int, eps: float, squared: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    k = centroids.shape[0]
+    return (
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        weight.new_empty(PATTERNS, dtype=torch.int64),
+        centroids.new_empty(steps + 1, 1, k, 1),
+        centroids.new_empty(steps, 1, k, 1),
+        weight.new_empty((), dtype=torch.int64),
+    )
+
+
+@torch.library.custom_op("edkm::fused_dkm_backward", mutates_args=(), schema=_BACKWARD)
+def _backward(
+    grad: Tensor,
+    weight: Tensor,
+    counts: Tensor,
+    states: Tensor,
+    masses: Tensor,
+    ran: Tensor,
+    tau: float,
+    squared: bool,
+) -> Tensor:
+    """dL/dW from dL/dW~ (docs/clustering.md eq. 11)."""
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    path, rule = Path(states, masses, ran), Rule(tau, squared)
+    occupied = occupied_points(counts, weight.dtype)
+    pull(flatten(grad), weight, occupied, path, rule, out.view(-1))
+    return out
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    weight: Tensor,
+    counts: Tensor,
+    states: Tensor,
+    masses: Tensor,
+    ran: Tensor,
+    tau: float,
+    squared: bool,
+) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def pull(
+    grad: Tensor, weight: Tensor, occupied: Occupied, path: Path, rule: Rule, out: Tensor
+) -> None:
+    """Two passes over the weight; ``out`` (flat) may be ``grad`` (flat) itself."""
+    flat = flatten(weight)
+    passes = passes_for(weight.device)
+    sums = passes.segment_sum(flat, grad)
+    slope, shift = table_backward(occupied, sums, path, rule)
+    passes.gradient(flat, grad, slope.float(), shift.float(), out)
+
+
+def rebuild(weight: Tensor, occupied: Occupied, path: Path, rule: Rule) -> Tensor:
+    """W~ again, bit for bit, from what backward has."""
+    table = table_output(occupied, path, rule).to(weight.dtype)
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    passes_for(weight.device).lookup(flatten(weight), table, out.view(-1))
+    return out
+
+
+def flatten(tensor: Tensor) -> Tensor:
+    """Flat and contiguous: a view where the tensor is contiguous, else one copy."""
+    return tensor.detach().contiguous().view(-1)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    weight, _, ctx.tau, _, _, ctx.squared = inputs
+    _, counts, states, masses, ran = output
+    # Saved: the weight by reference, 512 KiB of counts, centroids. Recomputed: everything else.
+    ctx.save_for_backward(weight, counts, states, masses, ran)
+
+
+def _pull_back(ctx: Any, grad: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    weight, counts, states, masses, ran = ctx.saved_tensors
+    pulled = _backward(
+        grad.to(weight.dtype), weight, counts, states, masses, ran, ctx.tau, ctx.squared
+    )
+    return pulled, None, None, None, None, None
+
+
+_forward.register_autograd(_pull_back, setup_context=_setup)

@@ -1,0 +1,139 @@
+"""DKM as a module: soft clustering in training, nearest centroids in eval.
+
+Contract: the centroids are a buffer, not a parameter. Each training step starts from those the
+last step ended with. A step is told by the weight's version counter: calling again before the
+weight has changed (gradient accumulation, activation checkpointing) starts from the same
+centroids and so returns the same values.
+Boundary: one weight, one codebook.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from edkm.dkm.assign import assign_hard
+from edkm.dkm.choose import cluster_weight
+from edkm.dkm.config import DKMConfig
+from edkm.dkm.dense import ClusterResult
+from edkm.dkm.init import initial_centroids
+from edkm.dkm.repair import repair_centroids
+from edkm.dkm.temperature import default_tau
+
+REPAIR_EVERY = 16  # steps; a repair counts the weight once more
+
+
+class DKM(nn.Module):
+    """Differentiable k-means of one weight (DKM, arXiv 2108.12659, section 3).
+
+    ``centroids`` is ``[2**bits, dim]`` float32. ``tau_factor`` multiplies the temperature and is
+    what an annealing schedule sets. With ``config.tau=None`` the temperature is taken from the
+    first weight seen and then kept in the buffer ``tau``, so that it is part of the checkpoint.
+    """
+
+    centroids: Tensor
+    tau: Tensor
+    ready: Tensor
+
+    def __init__(self, config: DKMConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or DKMConfig()
+        shape = (self.config.clusters, self.config.dim)
+        self.register_buffer("centroids", torch.zeros(shape))
+        self.register_buffer("tau", torch.tensor(self.config.tau or 0.0, dtype=torch.float64))
+        self.register_buffer("ready", torch.tensor(False))
+        self.tau_factor = 1.0
+        self._steps = 0  # of training since the module was made or copied
+        self._known_tau: float | None = None  # the buffer's value, lest each step wait for it
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
+        self._step: tuple[weakref.ref[Tensor], int, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle begins a step of its own: weak references cannot be stored."""
+        return {**self.__dict__, "_step": None}
+
+    def extra_repr(self) -> str:
+        return f"bits={self.config.bits}, dim={self.config.dim}, tau={float(self.tau):.3g}"
+
+    def forward(self, weight: Shaped[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """The clustered weight: soft and differentiable in training, hard in eval."""
+        if not self.training:
+            if not self._is_ready():
+                self.start(weight)
+            return assign_hard(weight, self.centroids)
+        result = self.cluster(weight, self.begin_step(weight))
+        self.end_step(result.centroids)
+        return result.clustered
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Set the centroids, and tau if it is automatic, from ``weight``."""
+        config = self.config
+        first = initial_centroids(weight, config.clusters, config.dim, config.init, config.seed)
+        self.centroids.copy_(first)
+        if config.tau is None:
+            tau = default_tau(
+                weight,
+                config.clusters,
+                config.dim,
+                multiple=config.tau_multiple,
+                distance=config.distance,
+            )
+            self.tau.fill_(tau)
+        self.ready.fill_(True)
+        self._known_tau = None
+
+    def _is_ready(self) -> bool:
+        return self._known_tau is not None or bool(self.ready)
+
+    @property
+    def temperature(self) -> float:
+        """tau of this step: the kept one times ``tau_factor``."""
+        if self._known_tau is None:
+            self._known_tau = float(self.tau)
+        return self._known_tau * self.tau_factor
+
+    @torch.no_grad()
+    def end_step(self, centroids: Tensor) -> None:
+        """Keep ``centroids`` for the next step and for eval."""
+        self.centroids.copy_(centroids)
+
+    def cluster(self, weight: Tensor, centroids: Tensor) -> ClusterResult:
+        """One soft clustering from ``centroids``, which leaves the buffers alone."""
+        config = self.config
+        return cluster_weight(
+            weight,
+            centroids,
+            tau=self.temperature,
+            iterations=config.iterations,
+            max_iter=config.max_iter,
+            eps=config.eps,
+            distance=config.distance,
+            form=config.form,
+        )
+
+    def begin_step(self, weight: Tensor) -> Tensor:
+        """The centroids this step starts from: the last step's, repaired if asked."""
+        if not self._is_ready():
+            self.start(weight)
+        if self._step is not None:
+            seen, version, start = self._step
+            if seen() is weight and version == weight._version:
+                return start
+        start = self.centroids.clone()
+        if self.config.repair and self._steps % REPAIR_EVERY == 0:
+            start = repair_centroids(weight, start)
+        self._steps += 1
+        self._step = (weakref.ref(weight), weight._version, start)
+        return start
+
+
+def _forget(module: nn.Module, incompatible: object) -> None:
+    """After loading a checkpoint nothing remembered from before holds."""
+    assert isinstance(module, DKM)
+    module._known_tau = None
+    module._step = None

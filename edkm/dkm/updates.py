@@ -1,0 +1,190 @@
+"""k-means updates over many points, a tile at a time, forwards and backwards.
+
+Contract: ``Points`` are ``g`` groups of ``n`` vectors, each group with its own ``[k, d]``
+codebook, optionally with multiplicities and with one scale a row. Forwards gives the list of
+centroids of all updates; backwards gives exact gradients from that list alone, recomputing the
+attention tile by tile. Sums over tiles are accumulated in float64. On a GPU convergence is
+decided by the device: nothing here waits for it.
+Boundary: no autograd and no saved tensors; the operators of ``fused`` and ``streaming`` are that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edkm.dkm import tiles
+from edkm.dkm.distance import CHUNK_ELEMENTS
+from edkm.dkm.tiles import Rule
+
+_GPU_TILE = 1 << 24  # elements of a tile on a GPU: few launches, 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class Points:
+    """Vectors to cluster: ``rows`` in any float dtype, widened to ``work`` a tile at a time."""
+
+    rows: Float[Tensor, "g n d"]
+    work: torch.dtype  # dtype of the arithmetic
+    counts: Float[Tensor, "g n"] | None = None  # multiplicity of each row; None: 1
+    scale: Float[Tensor, "g channels"] | None = None  # divides a group's equal runs of rows
+
+    def tiles(self, clusters: int) -> Iterator[tuple[slice, slice]]:
+        """(groups, rows) of each tile of about a cache's size."""
+        budget = CHUNK_ELEMENTS if self.rows.device.type == "cpu" else _GPU_TILE
+        groups, count = self.rows.shape[:2]
+        high = max(1, min(count, budget // clusters))
+        wide = max(1, budget // (clusters * high))
+        for first in range(0, groups, wide):
+            for start in range(0, count, high):
+                yield slice(first, first + wide), slice(start, min(start + high, count))
+
+    def x(self, at: tuple[slice, slice]) -> Tensor:
+        """The tile's points, scaled, in the compute dtype."""
+        x = self.rows[at].to(self.work)
+        return self.rescale(x, at, power=-1)
+
+    def weights(self, at: tuple[slice, slice]) -> Tensor | None:
+        return None if self.counts is None else self.counts[at]
+
+    def rescale(self, values: Tensor, at: tuple[slice, slice], *, power: int) -> Tensor:
+        """``values`` of a tile times its scale to the ``power``."""
+        if self.scale is None:
+            return values
+        run = self.rows.shape[1] // self.scale.shape[1]  # rows that share one scale
+        channel = torch.arange(at[1].start, at[1].stop, device=values.device) // run
+        scale = self.scale[at[0]].index_select(1, channel).unsqueeze(2)
+        return values * scale if power > 0 else values / scale
+
+
+@dataclass(frozen=True)
+class Path:
+    """The centroids of one clustering: all that backward needs besides the points."""
+
+    states: Float[Tensor, "s g k d"]  # s = steps + 1; after convergence the last one repeats
+    masses: Float[Tensor, "t g k 1"]  # sum of the attention in each update
+    ran: Tensor  # number of updates that took place, a scalar on the points' device
+
+    def last_pair(self) -> tuple[Tensor, Tensor]:
+        """(C that the last attention was taken with, C' it gave)."""
+        before = self.states.index_select(0, (self.ran - 1).reshape(1)).squeeze(0)
+        return before, self.states[-1]
+
+
+def run_updates(
+    points: Points, start: Float[Tensor, "g k d"], rule: Rule, steps: int, eps: float | None
+) -> Path:
+    """Eq. 1-3, ``steps`` times, or until no centroid of any group moves more than ``eps``."""
+    states, masses = [start], []
+    done = torch.zeros((), dtype=torch.bool, device=start.device)
+    ran = torch.zeros((), dtype=torch.int64, device=start.device)
+    wait_free = start.device.type != "cpu"
+    for _ in range(steps):
+        total, mass = _sums(points, states[-1], rule)
+        updated = torch.where(done, states[-1], total / mass)
+        ran = ran + ~done
+        if eps is not None:
+            done = done | ((updated - states[-1]).abs().max() <= eps)
+        states.append(updated)
+        masses.append(mass)
+        if not wait_free and bool(done):
+            break
+    missing = steps + 1 - len(states)
+    states += [states[-1]] * missing
+    masses += [masses[-1]] * missing
+    return Path(torch.stack(states), torch.stack(masses), ran)
+
+
+def _sums(points: Points, c: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    total = torch.zeros(c.shape, dtype=torch.float64, device=c.device)
+    mass = total.new_zeros(*c.shape[:2], 1)
+    for at in points.tiles(c.shape[1]):
+        tile_total, tile_mass = tiles.sums(points.x(at), points.weights(at), c[at[0]], rule)
+        total[at[0]] += tile_total
+        mass[at[0]] += tile_mass
+    return total.to(c.dtype), mass.to(c.dtype)
+
+
+def soft_output(
+    points: Points, path: Path, rule: Rule, store: Callable[[tuple[slice, slice], Tensor], None]
+) -> None:
+    """Eq. 4: hands W~ to ``store``, a tile at a time."""
+    before, updated = path.last_pair()
+    for at in points.tiles(updated.shape[1]):
+        g = at[0]
+        clustered = tiles.output(points.x(at), before[g], updated[g], rule)
+        store(at, points.rescale(clustered, at, power=1))
+
+
+def pull_output(
+    points: Points,
+    path: Path,
+    rule: Rule,
+    grad: Callable[[tuple[slice, slice]], Tensor],
+    multiplicity: Float[Tensor, "g n"] | None,
+    store: Callable[[tuple[slice, slice], Tensor], None],
+) -> tuple[Tensor, Tensor]:
+    """Eq. 5 over all tiles. ``grad`` gives dL/dW~ of a tile, ``store`` takes dL/dx of it.
+
+    Returns (dL/dC, dL/dC') through the output alone.
+    """
+    before, updated = path.last_pair()
+    to_before = torch.zeros(before.shape, dtype=torch.float64, device=before.device)
+    to_updated = torch.zeros_like(to_before)
+    for at in points.tiles(updated.shape[1]):
+        g = at[0]
+        out = points.rescale(grad(at).to(points.work), at, power=1)
+        times = None if multiplicity is None else multiplicity[at]
+        to_x, to_c, to_u = tiles.pull_output(points.x(at), out, times, before[g], updated[g], rule)
+        store(at, points.rescale(to_x, at, power=-1))
+        to_before[g] += to_c
+        to_updated[g] += to_u
+    return to_before.to(before.dtype), to_updated.to(before.dtype)
+
+
+def pull_updates(
+    points: Points,
+    path: Path,
+    rule: Rule,
+    to_before: Tensor,
+    to_updated: Tensor,
+    add: Callable[[tuple[slice, slice], Tensor], None],
+) -> None:
+    """Eq. 6-8: all updates backwards; ``add`` takes each tile's further share of dL/dx.
+
+    ``to_before`` and ``to_updated`` are what the output alone sends to the last two centroids.
+    """
+    pull = to_updated
+    on_cpu = pull.device.type == "cpu"
+    for step in reversed(range(path.masses.shape[0])):
+        if on_cpu and step >= int(path.ran):
+            continue
+        share = pull / path.masses[step]
+        to_mass = -(share * path.states[step + 1]).sum(2, keepdim=True)
+        active = (step < path.ran).to(pull.dtype)  # 0 for the repeats after convergence
+        before = _pull_update(points, path.states[step], rule, share, to_mass, active, add)
+        before = before + to_before * (step == path.ran - 1)
+        pull = torch.where(step < path.ran, before, pull)
+
+
+def _pull_update(
+    points: Points,
+    c: Tensor,
+    rule: Rule,
+    share: Tensor,
+    to_mass: Tensor,
+    active: Tensor,
+    add: Callable[[tuple[slice, slice], Tensor], None],
+) -> Tensor:
+    before = torch.zeros(c.shape, dtype=torch.float64, device=c.device)
+    for at in points.tiles(c.shape[1]):
+        g = at[0]
+        x, times = points.x(at), points.weights(at)
+        to_x, to_c = tiles.pull_update(x, times, c[g], share[g], to_mass[g], rule)
+        add(at, points.rescale(to_x.mul_(active), at, power=-1))
+        before[g] += to_c
+    return before.to(c.dtype)

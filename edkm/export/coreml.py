@@ -1,0 +1,121 @@
+"""Core ML: a palettized folder as an ``.mlpackage`` whose weights stay look-up tables.
+
+Contract: every clustered weight becomes one ``constexpr_lut_to_dense`` operation with our table
+and our indices; coremltools learns of them by its own palettization metadata (buffers that name
+the table), not by clustering again. Runs on Linux; predicting needs macOS.
+Boundary: a fixed length of token ids, no cache. Works with coremltools 9.0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edkm.export.read import load, read_palettes
+from edkm.palette import Palette
+
+_MASKED = -1e4  # representable in float16, unlike -inf through a softmax
+
+
+def to_coreml(folder: str | Path, out: str | Path | None = None, *, length: int = 64) -> Any:
+    """The language model in ``folder`` as an ML program from ``[1, length]`` token ids to logits.
+
+    Written to ``out`` (``.mlpackage``) if given; returns coremltools' model. Raises
+    ``ValueError`` as ``edkm.load`` and for a length the model does not take, ``ImportError``
+    without coremltools.
+    """
+    ct: Any = import_module("coremltools")
+
+    palettes, _, tied = read_palettes(folder)
+    model = load(folder, dense=True)
+    longest = getattr(model.config, "max_position_embeddings", length)
+    if not 1 <= length <= longest:
+        raise ValueError(f"length is {length}; the model takes 1 to {longest} tokens")
+    model.set_attn_implementation("eager")
+    mark_palettized(model, {**palettes, **{a: palettes[b] for a, b in tied.items()}})
+    ids = torch.zeros(1, length, dtype=torch.int32)
+    with torch.no_grad(), _whole_numbers():
+        traced = torch.jit.trace(_Fixed(model, length), ids, check_trace=False)
+        program = ct.convert(
+            traced,
+            inputs=[ct.TensorType(name="input_ids", shape=(1, length), dtype=int)],
+            outputs=[ct.TensorType(name="logits")],
+            minimum_deployment_target=ct.target.iOS18,
+            compute_units=ct.ComputeUnit.CPU_ONLY,
+        )
+    if out is not None:
+        program.save(str(out))
+    return program
+
+
+def mark_palettized(model: nn.Module, palettes: dict[str, Palette]) -> None:
+    """Tell coremltools which weights (names as in ``state_dict``) have which tables, in place.
+
+    ``model`` must hold the dense, hard-assigned weights. For converting any module of your own.
+    """
+    metadata: Any = import_module("coremltools.optimize.torch._utils.metadata_utils")
+
+    for name, palette in palettes.items():
+        owner, _, leaf = name.rpartition(".")
+        table = palette.table
+        if table.shape[1] != 1:
+            raise ValueError(
+                f"{name} has cluster vectors of {table.shape[1]} weights; this export takes scalars"
+            )
+        dims = (1,) * len(palette.shape)
+        known = metadata.CompressionMetadata(leaf)
+        known.compression_type = ["palettization"]
+        known.lut = table.view(*dims, -1, 1)
+        known.register(model.get_submodule(owner))
+    metadata.register_metadata_version(model)
+
+
+class _Fixed(nn.Module):
+    """Logits of a fixed number of tokens; the mask and the positions are constants."""
+
+    def __init__(self, model: nn.Module, length: int) -> None:
+        super().__init__()
+        self.model = model
+        mask = torch.full((1, 1, length, length), _MASKED).triu(1)
+        self.register_buffer("mask", mask)
+        self.register_buffer("positions", torch.arange(length).unsqueeze(0))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        logits: Tensor = self.model(
+            input_ids=input_ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            use_cache=False,
+        ).logits
+        return logits
+
+
+@contextlib.contextmanager
+def _whole_numbers() -> Iterator[None]:
+    """coremltools 9.0 makes Python numbers of one-element arrays, which numpy 2.4 refuses."""
+    ops: Any = import_module("coremltools.converters.mil.frontend.torch.ops")
+
+    keep = ops._cast
+
+    def cast(context: Any, node: Any, dtype: Any, name: str) -> None:
+        if dtype is bool:
+            keep(context, node, dtype, name)
+            return
+
+        class Scalar(dtype):  # type: ignore[misc]
+            def __new__(cls, value: Any) -> Any:
+                return dtype(value.item() if hasattr(value, "item") else value)
+
+        keep(context, node, Scalar, name)
+
+    ops._cast = cast
+    try:
+        yield
+    finally:
+        ops._cast = keep

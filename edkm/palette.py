@@ -1,0 +1,167 @@
+"""A clustered weight as it is stored: a look-up table and bit-packed indices into it.
+
+Contract: ``Palette`` holds ``bits`` bits a cluster vector and one table; ``dense`` gives back the
+hard-assigned weight bit for bit. Index ``i`` occupies bits ``[i * bits, (i + 1) * bits)`` of one
+little-endian bit stream, so that eight indices always fill ``bits`` whole bytes.
+Boundary: tensors only; layers that compute with palettes are in ``edkm.palettized``, files in
+``edkm.export``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, Shaped, UInt8
+from torch import Tensor
+
+from edkm.dkm.assign import hard_indices
+from edkm.dkm.checks import check_centroids, check_range
+
+_CHUNK = 1 << 20  # indices widened to int64 at a time: 8 MiB
+_GROUP = 8  # indices that fill whole bytes at any width
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes that ``count`` indices of ``bits`` bits take."""
+    return (count * bits + 7) // 8
+
+
+def pack_indices(indices: Int64[Tensor, " n"], bits: int) -> UInt8[Tensor, " bytes"]:
+    """Indices below ``2**bits`` as one bit stream. ``ValueError`` if one does not fit."""
+    check_range("bits", bits, 1, 8, "an index is stored in at most one byte")
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < 1 << bits:
+        raise ValueError(
+            f"indices run from {int(indices.min())} to {int(indices.max())}; {bits} bits hold 0 "
+            f"to {(1 << bits) - 1}: use more bits or a smaller table"
+        )
+    count = indices.numel()
+    packed = torch.empty(packed_bytes(count, bits), dtype=torch.uint8, device=indices.device)
+    for start in range(0, count, _CHUNK):
+        part = _pack_chunk(indices[start : start + _CHUNK], bits)
+        first = start * bits // 8
+        room = packed[first : first + part.numel()]
+        room.copy_(part[: room.numel()])
+    return packed
+
+
+def unpack_indices(
+    packed: UInt8[Tensor, " bytes"], count: int, bits: int, *, start: int = 0
+) -> Int64[Tensor, " n"]:
+    """The ``count`` indices from number ``start`` on; any start, not only a multiple of 8.
+
+    ``ValueError`` if the stream is shorter than that.
+    """
+    check_range("bits", bits, 1, 8, "an index is stored in at most one byte")
+    if packed_bytes(start + count, bits) > packed.numel():
+        raise ValueError(
+            f"the bit stream holds {packed.numel()} bytes; indices {start} to {start + count} of "
+            f"{bits} bits need {packed_bytes(start + count, bits)}: the file is cut or misread"
+        )
+    skip = start % _GROUP
+    first = (start - skip) * bits // 8
+    out = torch.empty(skip + count, dtype=torch.int64, device=packed.device)
+    for begin in range(0, skip + count, _CHUNK):
+        room = out[begin : begin + _CHUNK]
+        at = first + begin * bits // 8
+        room.copy_(_unpack_chunk(packed[at : at + packed_bytes(room.numel(), bits)], bits, room))
+    return out[skip:]
+
+
+def _pack_chunk(indices: Tensor, bits: int) -> Tensor:
+    groups = -(-indices.numel() // _GROUP)
+    padded = indices.new_zeros(groups * _GROUP)
+    padded[: indices.numel()] = indices
+    # eight indices make one word of 8 * bits <= 64 bits; its sign bit is a bit like any other
+    word = (padded.view(groups, _GROUP) << _shifts(bits, _GROUP, indices)).sum(1, keepdim=True)
+    return ((word >> _shifts(8, bits, indices)) & 255).to(torch.uint8).reshape(-1)
+
+
+def _unpack_chunk(packed: Tensor, bits: int, room: Tensor) -> Tensor:
+    groups = -(-room.numel() // _GROUP)
+    padded = room.new_zeros(groups * bits)
+    padded[: packed.numel()] = packed
+    word = (padded.view(groups, bits) << _shifts(8, bits, room)).sum(1, keepdim=True)
+    indices = (word >> _shifts(bits, _GROUP, room)) & ((1 << bits) - 1)
+    return indices.reshape(-1)[: room.numel()]
+
+
+def _shifts(step: int, count: int, like: Tensor) -> Tensor:
+    return torch.arange(0, step * count, step, dtype=torch.int64, device=like.device)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """One weight: ``table`` ``[k, d]``, in the weight's dtype, and the indices into it."""
+
+    table: Tensor  # [k, d], k <= 2**bits
+    packed: Tensor  # uint8, packed_bytes(numel / d, bits)
+    shape: tuple[int, ...]  # of the weight
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_range("bits", self.bits, 1, 8, "an index is stored in at most one byte")
+        if self.table.ndim != 2 or not 1 <= self.table.shape[0] <= 1 << self.bits:
+            raise ValueError(
+                f"the table has shape {tuple(self.table.shape)}; {self.bits} bits address "
+                f"[k, d] with 1 <= k <= {1 << self.bits}"
+            )
+        if self.numel % self.table.shape[1]:
+            raise ValueError(
+                f"cluster dimension {self.table.shape[1]} does not divide {self.shape}"
+            )
+        if self.packed.numel() != packed_bytes(self.vectors, self.bits):
+            raise ValueError(
+                f"{self.packed.numel()} bytes of indices for a weight of shape {self.shape}; "
+                f"{self.bits} bits need {packed_bytes(self.vectors, self.bits)}: the file is cut "
+                "or its shape is wrong"
+            )
+
+    @property
+    def numel(self) -> int:
+        """Elements of the weight."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def vectors(self) -> int:
+        """Cluster vectors of the weight, one index each."""
+        return self.numel // self.table.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of table and indices."""
+        return self.table.numel() * self.table.element_size() + self.packed.numel()
+
+    def dense(self) -> Float[Tensor, "*shape"]:
+        """The hard-assigned weight."""
+        return self.vectors_at(0, self.vectors).view(self.shape)
+
+    def vectors_at(self, start: int, count: int) -> Float[Tensor, "n d"]:
+        """``count`` cluster vectors from number ``start`` on."""
+        index = unpack_indices(self.packed, count, self.bits, start=start)
+        return self.table.index_select(0, index)
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
+        """Rows ``start`` to ``stop`` of the weight seen as ``[shape[0], -1]``."""
+        width = self.vectors // self.shape[0]
+        return self.vectors_at(start * width, (stop - start) * width).view(stop - start, -1)
+
+
+def palettize(weight: Shaped[Tensor, "*shape"], centroids: Tensor, bits: int) -> Palette:
+    """Each vector of ``weight`` as the index of its nearest centroid (``[k, d]``).
+
+    The table is in the weight's dtype, so that ``dense()`` equals ``assign_hard`` bit for bit.
+    Rows must be a whole number of cluster vectors. Raises ``ValueError`` as ``hard_indices``.
+    """
+    dim = check_centroids(centroids, weight)
+    if weight.ndim > 1 and (weight.numel() // weight.shape[0]) % dim:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, whose rows dim={dim} does not divide; a row "
+            "must be a whole number of cluster vectors: choose another cluster dimension"
+        )
+    table = centroids.detach().to(weight.dtype)
+    packed = pack_indices(hard_indices(weight, centroids), bits)
+    return Palette(table, packed, tuple(weight.shape), bits)

@@ -1,0 +1,137 @@
+"""The settings of a training run, checked when they are made, and presets of them.
+
+Contract: a frozen value; every field with its unit; a bad value raises ``ValueError`` with the
+field, the value, the rule and the remedy. ``fingerprint`` names what a resumed run must share.
+Boundary: no model and no data is looked at here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from edkm.annealing import DEFAULT_END, DEFAULT_START
+from edkm.dkm.checks import check_choice, check_range
+
+DTYPES = ("auto", "float32", "bfloat16")
+# The paper's set-up (arXiv 2309.00964, section 3), as far as one process goes.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "bits": 3,
+        "embedding_bits": 8,
+        "epochs": 2.0,
+        "learning_rate": 5e-5,
+        "weight_decay": 0.0,
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "batch_size": 8,
+        "accumulate": 8,
+        "clip": 1.0,
+        "sequence": 1024,
+        "dtype": "bfloat16",
+    },
+}
+# What may differ between a run and its resumption.
+_FREE = ("out", "save_every", "log_every", "tensorboard", "eval_batch", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run of ``edkm.train.run``."""
+
+    model: Path  # folder or name of a transformers causal language model
+    data: Path  # Alpaca or self-instruct .json/.jsonl, or plain .txt
+    out: Path  # folder of the result, its checkpoints and metrics.json
+    heldout: Path | None = None  # data to measure on; None: the last rows of ``data``
+    heldout_share: float = 0.05  # of the rows, without ``heldout``
+    bits: int = 3  # per weight that is no embedding
+    embedding_bits: int = 8  # per embedding weight
+    include: tuple[str, ...] = ()  # module names or patterns to cluster; empty: all
+    exclude: tuple[str, ...] = ()  # module names or patterns to leave out
+    plain: bool = False  # tune without clustering: the baseline
+    epochs: float = 2.0  # passes over the data, unless max_steps is given
+    max_steps: int | None = None  # optimizer steps
+    batch_size: int = 8  # sequences per forward and process
+    accumulate: int = 1  # forwards per optimizer step
+    sequence: int = 256  # tokens
+    packing: bool = True  # fill sequences with several examples, attention kept apart
+    learning_rate: float = 5e-5  # peak, of AdamW
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0  # largest gradient norm
+    warmup: int = 10  # optimizer steps of linear warm-up, then cosine to 0
+    tau_start: float = DEFAULT_START  # multiples of var(W) / K**2
+    tau_end: float = DEFAULT_END
+    cluster_from: float = 0.0  # share of the run before clustering starts
+    straight: float = 0.0  # share of the run, at its end, with hard weights
+    iterations: int = 1  # k-means updates a step
+    compensate: int = 0  # sequences to round layer by layer for, before tuning (0: plain k-means)
+    distill: float = 0.0  # weight of the teacher's soft targets in the loss, 0 to 1
+    teacher: Path | None = None  # dense teacher; None: the model before tuning
+    dtype: str = "auto"  # of the weights: "auto" (as stored), "float32", "bfloat16"
+    seed: int = 0
+    save_every: int = 100  # optimizer steps between checkpoints
+    log_every: int = 10  # optimizer steps between log entries
+    eval_batch: int = 16  # sequences per forward when measuring
+    tensorboard: bool = False
+    dense: bool = False  # also write a plain dense folder
+    fsdp: bool = False  # shard weights, gradients and optimizer over torchrun's processes
+    extra: dict[str, str] = field(default_factory=dict)  # free notes, kept in metrics.json
+
+    def __post_init__(self) -> None:
+        check_range("bits", self.bits, 1, 8, "an index is stored in at most one byte")
+        check_range("embedding_bits", self.embedding_bits, 1, 8, "at most one byte an index")
+        for name in ("batch_size", "accumulate", "iterations", "save_every", "log_every"):
+            check_range(name, getattr(self, name), 1, None, "a count is at least 1")
+        check_range("sequence", self.sequence, 2, None, "predicting takes at least two tokens")
+        check_range("compensate", self.compensate, 0, None, "a count cannot be negative")
+        check_range("warmup", self.warmup, 0, None, "a count cannot be negative")
+        if self.max_steps is not None:
+            check_range("max_steps", self.max_steps, 1, None, "a run has at least one step")
+        for name in ("epochs", "learning_rate", "clip", "tau_start", "tau_end"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}; it must be a finite number above 0")
+        for name in ("heldout_share", "cluster_from", "straight", "distill"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share: use 0 to 1")
+        check_choice("dtype", self.dtype, DTYPES)
+        if self.compensate and self.cluster_from:
+            raise ValueError(
+                f"compensate is {self.compensate} and cluster_from {self.cluster_from}; rounding "
+                "is compensated before the first step: use one of the two"
+            )
+        if self.teacher is not None and self.distill == 0:
+            raise ValueError(
+                "a teacher is given but distill is 0; give its weight, for example 0.9"
+            )
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.out / "checkpoints"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, paths as text."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+    def fingerprint(self) -> str:
+        """Equal for settings under which a checkpoint may be resumed."""
+        kept = {k: v for k, v in self.as_json().items() if k not in _FREE}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def with_preset(name: str, settings: dict[str, Any]) -> TrainConfig:
+    """The preset's settings, each overridden by those given (None: not given)."""
+    check_choice("preset", name, tuple(PRESETS))
+    known = {f.name for f in fields(TrainConfig)}
+    given = {key: value for key, value in settings.items() if value is not None}
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"unknown settings {unknown}; choose from {', '.join(sorted(known))}")
+    return TrainConfig(**{**PRESETS[name], **given})

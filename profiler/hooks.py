@@ -1,0 +1,156 @@
+"""Where PyTorch is listened to: saved-tensor hooks, the start of backward, optimizer steps.
+
+Contract: while entered, every saved-tensor pair that is pushed on any thread is wrapped, because
+only the innermost pair runs and a tracer that merely pushed its own would be blind inside other
+people's hooks. Everything is undone on leaving, in whatever way.
+Boundary: patches and forwards; it records nothing.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+Pack = Callable[[Tensor], Any]
+Unpack = Callable[[Any], Tensor]
+
+
+class Listener(Protocol):
+    """Who wants to know."""
+
+    def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
+        """Give the pair to use instead of another one."""
+
+    def backward_starts(self, roots: Sequence[Any]) -> None:
+        """The engine is about to run from these autograd nodes."""
+
+    def backward_ends(self) -> None: ...
+
+    def optimizer_starts(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None: ...
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell `listener` what autograd does, until left."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_interrupts_kept())
+        pair = listener.wrap(*_innermost_pair())
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(*pair))
+        stack.enter_context(_patched_push(listener))
+        stack.enter_context(_patched_engine(listener))
+        for handle in _optimizer_hooks(listener):
+            stack.callback(handle.remove)
+        yield
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise Ctrl-C again where it struck inside a finalizer, which would have swallowed it.
+
+    A traced program frees thousands of observed tensors a second, so that is not rare.
+    """
+    old = sys.unraisablehook
+
+    def hook(what: Any) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            # Not at once: that would strike inside this very hook.
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            old(what)
+
+    with _replaced(sys, "unraisablehook", hook):
+        yield
+
+
+def _innermost_pair() -> tuple[Pack, Unpack]:
+    """The pair in force, or one that keeps tensors as autograd itself would."""
+    pair = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return pair if pair is not None else (_keep, _give_back)
+
+
+class KeptTensor:
+    """A tensor that stays where it is, and the check that hooks would otherwise switch off."""
+
+    __slots__ = ("tensor", "version")
+
+    def __init__(self, tensor: Tensor) -> None:
+        # Detached: an output that held its own history would be a reference cycle.
+        self.tensor = tensor.detach()
+        self.version = tensor._version
+
+
+def _keep(tensor: Tensor) -> KeptTensor:
+    return KeptTensor(tensor)
+
+
+def _give_back(kept: KeptTensor) -> Tensor:
+    now = kept.tensor._version
+    if now != kept.version:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an "
+            f"inplace operation: [{kept.tensor.dtype} {list(kept.tensor.shape)}] is at version "
+            f"{now}; expected version {kept.version} instead"
+        )
+    return kept.tensor
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    old = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)
+
+
+def _patched_push(listener: Listener) -> contextlib.AbstractContextManager[None]:
+    owner = torch._C._autograd
+    push = owner._push_saved_tensors_default_hooks
+
+    def traced_push(pack: Pack, unpack: Unpack) -> None:
+        push(*listener.wrap(pack, unpack))
+
+    return _replaced(owner, "_push_saved_tensors_default_hooks", traced_push)
+
+
+@contextlib.contextmanager
+def _patched_engine(listener: Listener) -> Iterator[None]:
+    run = torch.autograd.graph._engine_run_backward
+
+    def traced_run(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        listener.backward_starts([_node_of(output) for output in outputs])
+        try:
+            return run(outputs, *args, **kwargs)
+        finally:
+            listener.backward_ends()
+
+    with (
+        _replaced(torch.autograd.graph, "_engine_run_backward", traced_run),
+        _replaced(torch.autograd, "_engine_run_backward", traced_run),
+    ):
+        yield
+
+
+def _node_of(output: Any) -> Any:
+    return output.grad_fn if isinstance(output, Tensor) else getattr(output, "node", None)
+
+
+def _optimizer_hooks(listener: Listener) -> list[Any]:
+    return [
+        register_optimizer_step_pre_hook(lambda opt, *_: listener.optimizer_starts(opt)),
+        register_optimizer_step_post_hook(lambda opt, *_: listener.optimizer_ends(opt)),
+    ]

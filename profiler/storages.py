@@ -1,0 +1,122 @@
+"""Which storages are alive, what they are for, and how many saved tensors keep each of them.
+
+Contract: a storage is known by a weak reference and a serial number, so that a reused address is
+never taken for the old storage; no reference to a tensor or a storage is held.
+Boundary: counts what it is shown. Memory that nobody shows (temporaries inside an operation,
+library workspaces) is not in its totals.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, UntypedStorage, nn
+
+from profiler import events
+
+Resident = Literal["param", "grad", "optimizer"]
+
+
+class LiveStorage:
+    """A storage that was seen: its row, and how many saves keep it on its device."""
+
+    __slots__ = ("keepers", "row")
+
+    def __init__(self, row: events.Storage) -> None:
+        self.row = row
+        self.keepers = 0
+
+
+class StorageTable:
+    """Every storage seen and still alive.
+
+    Args:
+        write: told of a row when its storage is first seen and again when it changed.
+    """
+
+    def __init__(self, write: Callable[[events.Storage], None]) -> None:
+        self._write = write
+        self._live: weakref.WeakKeyDictionary[UntypedStorage, LiveStorage] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._serials = itertools.count(1)
+        self._totals: Counter[str] = Counter()
+        self.total_bytes = 0  # of all storages seen and alive
+        self.peak_bytes = 0  # its highest value since `start_step`
+        self.step = 0
+
+    def start_step(self, number: int) -> None:
+        """Storages seen from now on belong to this step; the peak begins anew."""
+        self.step = number
+        self.peak_bytes = self.total_bytes
+
+    def see(self, tensor: Tensor, *, module: str = "") -> LiveStorage:
+        """The entry of the tensor's storage; made at first sight."""
+        storage = tensor.untyped_storage()
+        live = self._live.get(storage)
+        if live is None:
+            live = self._live[storage] = LiveStorage(self._row(tensor, storage, module))
+            self._totals[self._category(live)] += live.row.bytes
+            self.total_bytes += live.row.bytes
+            self.peak_bytes = max(self.peak_bytes, self.total_bytes)
+            weakref.finalize(storage, self._died, live).atexit = False
+            self._write(live.row)
+        return live
+
+    def see_resident(self, tensor: Tensor, category: Resident, *, module: str = "") -> LiveStorage:
+        """As `see`, for memory that is there whatever autograd saves."""
+        live = self.see(tensor, module=module)
+        if live.row.category != category:
+            self._totals[self._category(live)] -= live.row.bytes
+            live.row.category = category
+            live.row.module = module or live.row.module
+            self._totals[self._category(live)] += live.row.bytes
+            self._write(live.row)
+        return live
+
+    def keep(self, live: LiveStorage, change: int, keeper: str = "") -> None:
+        """One more (+1) or one less (-1) saved tensor keeps the storage."""
+        self._totals[self._category(live)] -= live.row.bytes
+        live.keepers += change
+        live.row.last_keeper = keeper or live.row.last_keeper
+        self._totals[self._category(live)] += live.row.bytes
+
+    def bytes_of(self, category: str) -> int:
+        """Bytes alive: param, grad, optimizer, saved (kept by a save) or temp (seen, not kept)."""
+        return self._totals[category]
+
+    def _row(self, tensor: Tensor, storage: UntypedStorage, module: str) -> events.Storage:
+        return events.Storage(
+            storage_id=next(self._serials),
+            step=self.step,
+            bytes=storage.nbytes(),
+            device=str(tensor.device),
+            category="param" if is_parameter(tensor) else "saved",
+            born_ns=time.perf_counter_ns(),
+            module=module,
+        )
+
+    @staticmethod
+    def _category(live: LiveStorage) -> str:
+        if live.row.category != "saved":
+            return live.row.category
+        return "saved" if live.keepers else "temp"
+
+    def _died(self, live: LiveStorage) -> None:
+        if live.row.died_ns is None:
+            live.row.died_ns = time.perf_counter_ns()
+            self._totals[self._category(live)] -= live.row.bytes
+            self.total_bytes -= live.row.bytes
+            self._write(live.row)
+
+
+def is_parameter(tensor: Tensor) -> bool:
+    """Whether the tensor is a parameter or a view of one."""
+    base = tensor if tensor._base is None else tensor._base
+    # isinstance goes through Parameter's metaclass: 1 us, as much as all the rest of this
+    return type(base) is nn.Parameter or getattr(base, "_is_param", False)

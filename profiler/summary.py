@@ -1,0 +1,95 @@
+"""The level `summary`: bytes per module and step, at a few microseconds a save.
+
+Contract: the totals are those that `analyses.ledger` computes from full rows. Same face as
+`profiler.recorder.Recorder`; one row per module and step is written, none per save.
+Boundary: no stacks, no graph, no list of saves: ask for the level `full` to have them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, UntypedStorage
+
+from profiler import events
+from profiler.attribution import ModuleTracker
+from profiler.hooks import KeptTensor, Pack, Unpack
+from profiler.packed import tensors_in
+from profiler.storages import is_parameter
+
+_Seen = weakref.WeakKeyDictionary[UntypedStorage, bool]
+
+
+class SummaryRecorder:
+    """Adds up what modules save.
+
+    Args:
+        write: takes a Total.
+        modules: says which module is running.
+    """
+
+    def __init__(self, write: Callable[[events.Record], None], modules: ModuleTracker) -> None:
+        self._write = write
+        self._modules = modules
+        self.step = 0
+        self.phase: events.Phase = "forward"
+        self.paused = False
+        self.host_totals = {"host": 0, "peer": 0}  # not followed: that needs a row per save
+        self._totals: dict[str, events.Total] = {}
+        self._seen: _Seen = weakref.WeakKeyDictionary()  # storages of this step: parameter or not
+
+    def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
+        """The same pair, counted. What it packs is passed on untouched."""
+
+        def counted_pack(tensor: Tensor) -> Any:
+            packed = pack(tensor)
+            if not self.paused:
+                self._count(tensor, packed)
+            return packed
+
+        return counted_pack, unpack
+
+    def end_step(self) -> None:
+        """Write the step's totals and begin anew."""
+        totals, self._totals = self._totals, {}
+        self._seen = weakref.WeakKeyDictionary()
+        for total in totals.values():
+            self._write(total)
+
+    def _count(self, tensor: Tensor, packed: Any) -> None:
+        module = self._modules.current
+        total = self._totals.get(module)
+        if total is None:
+            total = self._totals[module] = events.Total(step=self.step, module=module)
+        size = tensor.nbytes
+        total.saves += 1
+        total.logical_bytes += size
+        storage = tensor.untyped_storage()
+        of_parameter = self._seen.get(storage)
+        if of_parameter is None:
+            of_parameter = self._seen[storage] = is_parameter(tensor)
+            if of_parameter:
+                total.param_storage_bytes += storage.nbytes()
+            else:
+                total.first_bytes += size
+                total.unique_bytes += storage.nbytes()
+                total.storages += 1
+        elif not of_parameter:
+            total.aliased_bytes += size
+        if of_parameter:
+            total.param_bytes += size
+        if type(packed) is not KeptTensor:
+            self._count_host(total, storage, packed)
+
+    @staticmethod
+    def _count_host(total: events.Total, storage: UntypedStorage, packed: Any) -> None:
+        own = getattr(packed, "host_bytes", None)
+        if own is None:
+            copies = [t for t in tensors_in(packed) if t.device.type == "cpu"]
+            same = any(t.untyped_storage() is storage for t in copies)
+            own = 0 if same else sum(t.nbytes for t in copies)
+        total.host_bytes += own
+        total.peer_bytes += getattr(packed, "peer_bytes", 0)
+        total.host_copies += own > 0

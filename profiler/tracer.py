@@ -1,0 +1,298 @@
+"""`Tracer`: watch what autograd saves in a `with` block, and leave a run folder.
+
+Contract: results are bit-equal and peak memory is the same with the tracer on and off; it holds
+no reference to a tensor. A killed program leaves a readable run.
+Boundary: joins the parts (hooks, recorder, attribution, graph, memory, store); each is a file.
+Eager autograd only: under torch.compile the partitioner decides what is saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from profiler import events, graph
+from profiler.attribution import ModuleTracker, StackTable, module_of_nodes
+from profiler.hooks import Pack, Unpack, listening
+from profiler.memory import MemorySampler
+from profiler.recorder import Recorder
+from profiler.storages import StorageTable
+from profiler.store import RunWriter
+from profiler.summary import SummaryRecorder
+
+Level = Literal["summary", "full", "values"]
+LEVELS: tuple[Level, ...] = ("summary", "full", "values")
+
+
+class Tracer:
+    """Records saves, storages, transfers, the autograd graph and memory.
+
+    A step is what `step()` encloses; outside of it, steps end with every `optimizer.step()`.
+
+    Args:
+        path: the run folder to make.
+        model: names its modules and parameters in the rows; more by `register`. Models that
+            nobody registers are named at their first call.
+        level: "full" records every save, the graph and stacks; "summary" bytes per module;
+            "values" as full, and hashes what tensors hold (slow: reads them).
+        info: what run.json says besides versions and hardware.
+        stacks: record the Python stack of every save (not at level summary).
+        steps: the first step to record and the one to stop before; None stands for no bound.
+        interval: seconds between memory samples.
+        force: replace an existing run at `path`.
+        rank, world_size: this process among those that write to the same folder.
+        first_step: number of the first step, where training is resumed.
+
+    Raises:
+        ValueError: the folder exists and holds something, or cannot be written; unknown level.
+
+    Example:
+        >>> import tempfile, os
+        >>> model, x = nn.Linear(4, 4), torch.rand(2, 4)
+        >>> path = os.path.join(tempfile.mkdtemp(), "run")
+        >>> with Tracer(path, model=model) as tracer:
+        ...     with tracer.step():
+        ...         model(x).relu().sum().backward()
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        model: nn.Module | None = None,
+        level: Level = "full",
+        info: Mapping[str, Any] | None = None,
+        stacks: bool = True,
+        steps: tuple[int | None, int | None] = (None, None),
+        interval: float = 0.02,
+        force: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        first_step: int = 0,
+    ) -> None:
+        if level not in LEVELS:
+            raise ValueError(f"level {level!r}: unknown; choose from {', '.join(LEVELS)}")
+        self.writer = RunWriter(
+            path, {**(info or {}), "level": level}, force=force, rank=rank, world_size=world_size
+        )
+        self.level = level
+        self._modules = ModuleTracker(self.register)
+        self._storages = StorageTable(self.writer.add)
+        self._recorder = self._make_recorder(stacks)
+        self._sampler = MemorySampler(self.writer.add, self._describe_memory, interval=interval)
+        self._names = WeakTensorKeyDictionary()  # parameters
+        self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._states: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._window = steps
+        self._steps = first_step
+        self._step: events.Step | None = None
+        self._pauses = 0
+        self._named_steps = 0  # how many `step()` are entered
+        self._depth = 0  # backward may run inside backward (checkpointing)
+        self._stack = contextlib.ExitStack()
+        if model is not None:
+            self.register(model)
+
+    def register(self, model: nn.Module) -> None:
+        """Name this model's modules and parameters in what is recorded from now on."""
+        self._models.add(model)
+        for row in self._modules.register(model):
+            self.writer.add(row)
+        prefix = self._modules.name_of(model)
+        for name, parameter in model.named_parameters():
+            full = f"{prefix}.{name}" if prefix else name
+            self._names[parameter] = full
+            self._storages.see_resident(parameter, "param", module=full.rpartition(".")[0])
+            if parameter.requires_grad and self.level != "summary":
+                hook = parameter.register_post_accumulate_grad_hook(self._gradient_arrived)
+                self._stack.callback(hook.remove)
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of saved tensors that hooks hold on the host now, for this learner."""
+        return self._recorder.host_totals["host"]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of non-parameter storages that saved tensors keep on their device now."""
+        return self._storages.bytes_of("saved")
+
+    def __enter__(self) -> Tracer:
+        self._modules.start()
+        self._stack.callback(self._modules.stop)
+        self._stack.enter_context(listening(self))
+        self._sampler.start()
+        self._begin_step("")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._stack.close()
+            self._end_step()
+            self._sampler.stop()
+        finally:
+            self.writer.__exit__(kind, error, trace)
+
+    @contextlib.contextmanager
+    def step(self, name: str = "") -> Iterator[events.Step]:
+        """One training step, or one configuration; give it a name to find it again."""
+        self._end_step()
+        row = self._begin_step(name)
+        self._named_steps += 1
+        try:
+            yield row
+        finally:
+            self._named_steps -= 1
+            self._end_step(always=True)
+            self._begin_step("")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Record nothing inside: what is done there is none of the traced program's work."""
+        self._pauses += 1
+        self._pause_or_go()
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            self._pause_or_go()
+
+    def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
+        return self._recorder.wrap(pack, unpack)
+
+    def backward_starts(self, roots: Sequence[Any]) -> None:
+        self._depth += 1
+        if self._depth > 1 or self._pauses:
+            return
+        if self._step is not None and self._step.forward_end_ns is None:
+            self._step.forward_end_ns = time.perf_counter_ns()
+        if self._recorder.paused:
+            return
+        if isinstance(self._recorder, Recorder):
+            self._record_graph(roots, self._recorder)
+        self._enter_phase("backward")
+
+    def backward_ends(self) -> None:
+        self._depth -= 1
+        if self._depth > 0 or self._recorder.paused:
+            return
+        self._enter_phase("forward")
+
+    def optimizer_starts(self, optimizer: torch.optim.Optimizer) -> None:
+        self._enter_phase("optimizer")
+
+    def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._states.get(optimizer) != len(optimizer.state):  # it grows at the first step only
+            self._states[optimizer] = len(optimizer.state)
+            for state in optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, torch.Tensor):
+                        self._storages.see_resident(value, "optimizer")
+        self._enter_phase("forward")
+        if not self._named_steps:
+            self._end_step()
+            self._begin_step("")
+
+    def _gradient_arrived(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            module = self._names.get(parameter, "").rpartition(".")[0]
+            self._storages.see_resident(parameter.grad, "grad", module=module)
+
+    def _make_recorder(self, stacks: bool) -> Recorder | SummaryRecorder:
+        if self.level == "summary":
+            return SummaryRecorder(self.writer.add, self._modules)
+        table = StackTable(self.writer.add) if stacks else None
+        contents = self.level == "values"
+        return Recorder(self.writer.add, self._modules, table, self._storages, contents=contents)
+
+    def _begin_step(self, name: str) -> events.Step:
+        row = events.Step(step=self._steps, name=name, start_ns=time.perf_counter_ns())
+        self._step = row
+        self._recorder.step = row.step
+        self._storages.start_step(row.step)
+        self._pause_or_go()
+        self._enter_phase("forward")
+        return row
+
+    def _end_step(self, *, always: bool = False) -> None:
+        """Write the step, unless nothing happened in it: then its number is given again."""
+        row, self._step = self._step, None
+        happened = row is not None and (always or row.forward_end_ns is not None)
+        if row is None or not happened:
+            return
+        self._steps += 1
+        row.end_ns = time.perf_counter_ns()
+        row.peak_bytes = self._storages.peak_bytes
+        self._recorder.end_step()
+        self._modules.take_spans()
+        if not self._recorder.paused or self._pauses:
+            self._enter_phase("idle")
+            self.writer.add(row)
+            if always:
+                self.writer.flush()
+
+    def _pause_or_go(self) -> None:
+        first, stop = self._window
+        number = self._steps
+        outside = number < (first or 0) or (stop is not None and number >= stop)
+        self._recorder.paused = outside or self._pauses > 0
+
+    def _enter_phase(self, phase: events.Phase) -> None:
+        self._recorder.phase = phase
+        if not self._recorder.paused:
+            self.writer.add(self._sampler.sample())
+
+    def _record_graph(self, roots: Sequence[Any], recorder: Recorder) -> None:
+        """Write the graph below `roots`, and tell its saves the name of their node."""
+        nodes, edges = graph.walk(roots, self._names)
+        by_number = {node.seq: node for node in nodes}
+        modules = module_of_nodes(self._modules.take_spans())
+        seen: set[tuple[int, int]] = set()
+        for row in recorder.take_rows():
+            node = by_number.get(row.node_seq) if row.node_seq is not None else None
+            if node is None:
+                continue
+            row.op = node.name
+            self.writer.update(row)
+            node.saved_bytes += row.logical_bytes
+            place = (node.seq, row.storage_id)
+            node.saved_unique_bytes += row.storage_bytes if place not in seen else 0
+            seen.add(place)
+        for node in nodes:
+            node.step = recorder.step
+            node.module = node.module or modules.get(node.seq, "")
+            self.writer.add(node)
+        for edge in edges:
+            edge.step = recorder.step
+            self.writer.add(edge)
+
+    def _describe_memory(self) -> dict[str, Any]:
+        """What is alive now, by category; on CUDA the sampler asks the allocator for the rest."""
+        storages, host = self._storages, self._recorder.host_totals
+        fields: dict[str, Any] = {
+            "step": self._recorder.step,
+            "phase": self._recorder.phase,
+            "host_bytes": host["host"],
+            "peer_bytes": host["peer"],
+        }
+        for category in ("param", "grad", "optimizer", "saved", "temp"):
+            fields[f"{category}_bytes"] = storages.bytes_of(category)
+        if not torch.cuda.is_initialized():
+            fields["allocated_bytes"] = fields["reserved_bytes"] = storages.total_bytes
+        return fields

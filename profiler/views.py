@@ -1,0 +1,101 @@
+"""SQL views over the parts of a run: every column there is, whatever the parts hold.
+
+Contract: a view has exactly the columns of its record type, in order. A column that a part lacks
+has its default, a column that is unknown is left out, and of several rows with one key only the
+last one is left.
+Boundary: builds text; profiler.query runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from profiler.parts import Part, is_unique
+from profiler.schema import Column, columns, record_type
+
+_SQL = {pa.int64(): "BIGINT", pa.string(): "VARCHAR", pa.bool_(): "BOOLEAN", pa.float64(): "DOUBLE"}
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Which of a table's columns the parts hold: all of them, or only some."""
+
+    everywhere: frozenset[str]
+    somewhere: frozenset[str]
+
+
+def view_sql(table: str, parts: Sequence[Part]) -> str:
+    """Return the statement that makes the view of a table over its parts."""
+    if not parts:
+        empty = ", ".join(f"CAST(NULL AS {_sql_type(c)}) AS {c.name}" for c in columns(table))
+        return f"CREATE OR REPLACE VIEW {table} AS SELECT {empty} WHERE false"
+    held = _held(parts)
+    chosen = ", ".join(f"{_expression(c, held)} AS {c.name}" for c in columns(table))
+    files = ", ".join(literal(escape_glob(part.path)) for part in parts)
+    source = (
+        f"read_parquet([{files}], union_by_name = true, filename = 'part_file',"
+        " file_row_number = true)"
+    )
+    latest = _latest(table, parts, held)
+    return f"CREATE OR REPLACE VIEW {table} AS SELECT {chosen} FROM {source}{latest}"
+
+
+def literal(text: str) -> str:
+    """Return text as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def escape_glob(path: Path) -> str:
+    """Return a path in which *, ? and [ stand for themselves."""
+    return re.sub(r"([*?\[])", r"[\1]", os.path.abspath(path))
+
+
+def _held(parts: Iterable[Part]) -> _Held:
+    names = [frozenset(pq.read_schema(part.path).names) for part in parts]
+    return _Held(frozenset.intersection(*names), frozenset.union(*names))
+
+
+def _expression(column: Column, held: _Held) -> str:
+    sql_type = _sql_type(column)
+    if column.name not in held.somewhere:
+        return f"CAST({_default(column.default)} AS {sql_type})"
+    if column.nullable or column.name in held.everywhere:
+        return f"CAST({column.name} AS {sql_type})"
+    return f"coalesce(CAST({column.name} AS {sql_type}), {_default(column.default)})"
+
+
+def _latest(table: str, parts: Sequence[Part], held: _Held) -> str:
+    """Return the clause that leaves only the last row of each key."""
+    key = record_type(table).key
+    folders = [part.path.parent for part in parts]
+    alone = len(set(folders)) == len(folders)
+    if key not in held.everywhere or (alone and all(is_unique(part.path) for part in parts)):
+        return ""
+    # A row's step never changes: naming it lets a question about one step read that step alone.
+    by = dict.fromkeys(name for name in ("rank", "step", key) if name in held.everywhere)
+    return (
+        f" QUALIFY row_number() OVER (PARTITION BY {', '.join(by)}"
+        " ORDER BY part_file DESC, file_row_number DESC) = 1"
+    )
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return literal(value)
+    return "[]" if value == [] else str(value)
+
+
+def _sql_type(column: Column) -> str:
+    if pa.types.is_list(column.type):
+        return _SQL[column.type.value_type] + "[]"
+    return _SQL[column.type]

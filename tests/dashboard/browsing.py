@@ -1,0 +1,93 @@
+"""A server of the dashboard and a headless Chromium, for the tests that need a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+REPOSITORY = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def serving(root: Path, log: Path) -> Iterator[str]:
+    """A server of the dashboard, as the command line starts it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", "dashboard/app.py",
+             "--server.port", str(port), "--", "--runs", str(root)],
+            cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            _wait_until_up(server, f"http://localhost:{port}/_stcore/health", log)
+            yield f"http://localhost:{port}"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's browser, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def quiet_page(browser: Browser, address: str, width: int, scheme: str) -> Iterator[Page]:
+    """A page of one width; afterwards nothing may have gone wrong in it."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 1000},
+        color_scheme="dark" if scheme == "dark" else "light",
+    )
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    troubles: list[str] = []
+    page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda r: None if _local(r.url, address) else troubles.append(r.url))
+    yield page
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+    context.close()
+    assert troubles == []
+
+
+def screenshots(otherwise: Path) -> Path:
+    """$SCREENSHOTS, to look at them, or a folder that pytest clears."""
+    folder = Path(os.environ.get("SCREENSHOTS") or otherwise)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
+    while True:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(health):
+                return
+        except urllib.error.URLError:
+            time.sleep(0.1)
+
+
+def _local(url: str, address: str) -> bool:
+    """Everything comes from the server itself: the dashboard works without a network."""
+    return url.startswith((address, address.replace("http", "ws", 1), "data:", "blob:"))

@@ -1,0 +1,105 @@
+"""The passes over a weight: every implementation gives the same bits."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edkm.dkm.kernels import passes_for
+from edkm.dkm.kernels.choice import Passes, named_passes
+from edkm.dkm.patterns import PATTERNS, pattern_index, pattern_values
+
+DTYPES = [torch.bfloat16, torch.float16]
+reference = named_passes("torch_ops")
+
+
+@pytest.fixture(params=["torch_ops", "numba_cpu"])
+def passes(request: pytest.FixtureRequest) -> Passes:
+    if request.param == "numba_cpu":
+        pytest.importorskip("numba")
+    return named_passes(request.param)
+
+
+def any_bits(n: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.randint(0, PATTERNS, (n,), generator=generator, dtype=torch.int32)
+    return bits.to(torch.int16).view(dtype)
+
+
+def finite(n: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 5, 70_000, 1_200_000])
+def test_histogram_and_lookup(passes: Passes, dtype: torch.dtype, n: int) -> None:
+    weight, table = any_bits(n, dtype, 0), any_bits(PATTERNS, dtype, 1)
+    index = pattern_index(weight)
+    counts = passes.histogram(weight)
+    assert counts.dtype == torch.int64
+    assert torch.equal(counts, torch.bincount(index, minlength=PATTERNS))
+    out = torch.empty_like(weight)
+    passes.lookup(weight, table, out)
+    assert torch.equal(out.view(torch.int16), table[index].view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 5, 70_000, 1_200_000])
+def test_segment_sum_and_gradient(passes: Passes, dtype: torch.dtype, n: int) -> None:
+    weight, grad = finite(n, dtype, 0), finite(n, dtype, 1)
+    index = pattern_index(weight)
+    sums = passes.segment_sum(weight, grad)
+    expected = torch.zeros(PATTERNS, dtype=torch.float64).index_add_(0, index, grad.double())
+    torch.testing.assert_close(sums, expected, rtol=1e-12, atol=1e-12)
+    slope, shift = finite(PATTERNS, torch.float32, 2), finite(PATTERNS, torch.float32, 3)
+    out = torch.empty_like(weight)
+    passes.gradient(weight, grad, slope, shift, out)
+    assert torch.equal(out, (grad.float() * slope[index] + shift[index]).to(dtype))
+    passes.gradient(weight, grad, slope, shift, grad)  # in place
+    assert torch.equal(out, grad)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_shares_cover_every_weight(passes: Passes, threads: int) -> None:
+    weight = any_bits((1 << 20) + 7, torch.bfloat16, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        counts = passes.histogram(weight)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(counts, reference.histogram(weight))
+
+
+@given(upstream=st.floats(width=32), slope=st.floats(width=32), shift=st.floats(width=32))
+def test_rounding_is_torchs(upstream: float, slope: float, shift: float) -> None:
+    pytest.importorskip("numba")
+    weight, grad = torch.zeros(1).bfloat16(), torch.tensor([upstream]).bfloat16()
+    tables = torch.full((PATTERNS,), slope), torch.full((PATTERNS,), shift)
+    outs = [torch.empty_like(grad) for _ in range(2)]
+    for passes, out in zip((reference, named_passes("numba_cpu")), outs, strict=True):
+        passes.gradient(weight, grad, *tables, out)
+    assert torch.equal(outs[0].isnan(), outs[1].isnan())
+    assert torch.equal(outs[0].nan_to_num(), outs[1].nan_to_num())
+
+
+def test_every_float16_sum_reads_its_value(passes: Passes) -> None:
+    grad = pattern_values(torch.float16)
+    grad = grad[torch.isfinite(grad)]
+    weight = torch.arange(grad.numel(), dtype=torch.int32).to(torch.int16).view(torch.float16)
+    sums = passes.segment_sum(weight, grad)
+    assert torch.equal(sums[: grad.numel()], grad.double())
+
+
+def test_the_cpu_takes_numba_where_it_is_installed() -> None:
+    name = passes_for(torch.device("cpu")).__name__
+    assert name.endswith("numba_cpu" if find_spec("numba") else "torch_ops")
+
+
+def test_a_missing_implementation_falls_back() -> None:
+    assert named_passes("no_such_kernels") is reference

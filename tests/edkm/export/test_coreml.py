@@ -1,0 +1,62 @@
+"""Core ML programs keep our tables and our indices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import edkm
+from edkm.export import save
+from edkm.export.__main__ import app
+from edkm.export.coreml import to_coreml
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("coremltools")
+# coremltools says that it was not tested with this torch, and warns of its own deprecations
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    edkm.cluster(model, bits=3, embedding_bits=6)
+    return save(model, tmp_path_factory.mktemp("coreml") / "m")
+
+
+def test_every_clustered_weight_is_a_look_up_table(folder: Path) -> None:
+    program = to_coreml(folder, length=16)
+    operations = program._mil_program.functions["main"].operations
+    tables = [op for op in operations if op.op_type == "constexpr_lut_to_dense"]
+    assert len(tables) >= 2 * 7 + 1  # the projections, and the embedding, once or twice
+    found = {tuple(np.unique(op.lut.val.astype(np.float32))) for op in tables}
+    for name, palette in edkm.export.read_palettes(folder)[0].items():
+        ours = np.unique(palette.table.numpy().astype(np.float16).astype(np.float32))
+        assert any(len(ours) == len(t) and np.allclose(ours, t) for t in found), name
+
+
+def test_the_command(folder: Path, tmp_path: Path) -> None:
+    def command(*options: str) -> object:
+        return CliRunner().invoke(app, [str(folder), *options])
+
+    out = tmp_path / "m.mlpackage"
+    assert command("--coreml", str(out), "--length", "8").exit_code == 0  # type: ignore
+    assert sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) > 8000
+    assert command("--dense", str(tmp_path / "plain")).exit_code == 0  # type: ignore
+    for options, words in [((), "nothing to write"), (("--coreml", "x", "--length", "65"), "64")]:
+        bad = command(*options)
+        assert bad.exit_code == 2 and words in bad.stderr  # type: ignore
