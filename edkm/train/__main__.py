@@ -7,6 +7,8 @@ Errors are one line on stderr. Boundary: options and printing only; the run is `
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -137,5 +139,21 @@ def _fail(error: object, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
+def _process() -> None:
+    """Run the command; after a sharded run leave without the interpreter's own shutdown.
+
+    A worker thread of gloo may still hold tensors then. It frees them while the interpreter goes
+    down, and that aborts the process (SIGABRT) after all work is done: pytorch/pytorch#190489.
+    """
+    try:
+        app()
+    except SystemExit as done:
+        if "edkm.train.sharded" not in sys.modules:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(done.code if isinstance(done.code, int) else 0)
+
+
 if __name__ == "__main__":
-    app()
+    _process()
