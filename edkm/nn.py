@@ -25,8 +25,8 @@ from edkm.dkm.choose import choose_form
 from edkm.dkm.config import DKMConfig
 from edkm.dkm.distance import compute_dtype
 from edkm.dkm.module import DKM
+from edkm.dkm.settings import Rule, Schedule
 from edkm.dkm.table import Occupied, occupied_points
-from edkm.dkm.tiles import Rule
 from edkm.dkm.updates import Path
 
 
@@ -121,10 +121,7 @@ def _apply(
     tau: float,
     form: str,
 ) -> tuple[Tensor, Tensor]:
-    steps, eps = config.iterations, -1.0
-    if steps is None:
-        steps, eps = config.max_iter, config.eps
-    settings = (tau, steps, eps, config.distance == "squared", form == "fused")
+    settings = (Schedule(**config.settings(tau)), form == "fused")
     result: tuple[Tensor, Tensor] = _ClusteredLinear.apply(x, weight, bias, start, settings)  # type: ignore[no-untyped-call]
     return result
 
@@ -137,20 +134,21 @@ class _ClusteredLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         start: Tensor,
-        settings: tuple[float, int, float, bool, bool],
+        settings: tuple[Schedule, bool],
     ) -> tuple[Tensor, Tensor]:
-        tau, steps, eps, squared, table = settings
+        schedule, table = settings
+        rule, steps, stop = schedule.rule, schedule.steps, schedule.stop
         if table:
             clustered, counts, states, masses, ran = fused._forward(
-                weight, start.double(), tau, steps, eps, squared
+                weight, start.double(), *rule, steps, stop
             )
         else:
             first = start.to(compute_dtype(weight.dtype)).unsqueeze(0)
             counts = None
             clustered, states, masses, ran = streaming._forward(
-                weight, first, None, tau, steps, eps, squared
+                weight, first, None, *rule, steps, stop
             )
-        ctx.rule, ctx.table = Rule(tau, squared), table
+        ctx.rule, ctx.table = rule, table
         # Saved: what a plain linear saves, and tables. W~ is dropped here and rebuilt.
         ctx.save_for_backward(x, weight, counts, states, masses, ran)
         centroids = states[-1, 0].clone()

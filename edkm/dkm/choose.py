@@ -6,7 +6,7 @@ rounding of the weight's dtype. ``choose_form`` is the rule, on plain numbers.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from jaxtyping import Shaped
@@ -17,6 +17,7 @@ from edkm.dkm.dense import DEFAULT_CLUSTERS, ClusterResult, dense_dkm
 from edkm.dkm.fused import fused_dkm
 from edkm.dkm.init import initial_centroids
 from edkm.dkm.patterns import is_patterned
+from edkm.dkm.settings import Settings
 from edkm.dkm.streaming import streaming_dkm
 
 Form = Literal["dense", "fused", "streaming"]
@@ -52,13 +53,9 @@ def cluster_weight(
     weight: Shaped[Tensor, "*shape"],
     centroids: Tensor | None = None,
     *,
-    tau: float,
-    iterations: int | None = None,
-    max_iter: int = 5,
-    eps: float = 1e-4,
-    distance: str = "squared",
     scale: Tensor | None = None,
     form: str = "auto",
+    **settings: Unpack[Settings],
 ) -> ClusterResult:
     """Cluster ``weight`` softly by the cheapest exact form; the result's ``form`` names it.
 
@@ -81,25 +78,8 @@ def cluster_weight(
             "form='streaming' takes groups and scales: use it or 'auto'"
         )
     if form == "streaming":
-        return streaming_dkm(
-            weight,
-            centroids,
-            tau=tau,
-            iterations=iterations,
-            max_iter=max_iter,
-            eps=eps,
-            distance=distance,
-            scale=scale,
-        )
+        return streaming_dkm(weight, centroids, scale=scale, **settings)
     run = fused_dkm if form == "fused" else dense_dkm
     codebook = centroids.squeeze(0) if centroids.ndim == 3 else centroids
-    result = run(
-        weight,
-        codebook,
-        tau=tau,
-        iterations=iterations,
-        max_iter=max_iter,
-        eps=eps,
-        distance=distance,
-    )
+    result = run(weight, codebook, **settings)
     return result._replace(centroids=result.centroids.view(centroids.shape))

@@ -18,6 +18,7 @@ from edkm.dkm.checks import (
     check_tau,
 )
 from edkm.dkm.init import METHODS
+from edkm.dkm.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,13 @@ class DKMConfig:
             raise ValueError(
                 f"init is 'quantile' with dim={self.dim}; quantiles need dim=1: use 'kmeans++'"
             )
+
+    def settings(self, tau: float) -> Settings:
+        """What the forms take, at the temperature ``tau``."""
+        return {
+            "tau": tau, "iterations": self.iterations, "max_iter": self.max_iter,
+            "eps": self.eps, "distance": self.distance,
+        }  # fmt: skip
 
     @property
     def clusters(self) -> int:

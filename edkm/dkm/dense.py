@@ -9,24 +9,17 @@ Boundary: this form exists to be compared with. The forms that save next to noth
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from edkm.dkm.checks import (
-    DISTANCES,
-    check_centroids,
-    check_choice,
-    check_schedule,
-    check_tau,
-    check_weight,
-)
+from edkm.dkm.checks import check_centroids, check_weight
 from edkm.dkm.distance import euclidean_distance
 from edkm.dkm.init import initial_centroids
+from edkm.dkm.settings import ATTENTION_FLOOR, Rule, Schedule, Settings
 
-ATTENTION_FLOOR = 1e-7  # the attention is clamped from below so that no cluster loses all mass
 DEFAULT_CLUSTERS = 8  # 3 bits, the paper's setting, when no centroids are given
 
 
@@ -42,25 +35,16 @@ class ClusterResult(NamedTuple):
 def dense_dkm(
     weight: Shaped[Tensor, "*shape"],
     centroids: Tensor | None,
-    *,
-    tau: float,
-    iterations: int | None = None,
-    max_iter: int = 5,
-    eps: float = 1e-4,
-    distance: str = "squared",
+    **settings: Unpack[Settings],
 ) -> ClusterResult:
     """Cluster ``weight`` softly (DKM, arXiv 2108.12659, section 3; clustering.md eq. 1-4).
 
     ``weight``: any shape, viewed as ``[n, dim]`` rows. ``centroids``: ``[clusters, dim]`` to
-    start from, or None for 8 from ``initial_centroids``. ``tau``: softmax temperature, in squared
-    weight units (weight units with ``distance="euclidean"``). ``iterations`` runs exactly so many
-    updates; None runs until ``max|C' - C| <= eps`` (weight units) or ``max_iter`` updates.
-    ``distance``: ``"squared"`` or ``"euclidean"``, which of the two tau divides.
+    start from, or None for 8 from ``initial_centroids``. ``settings``: ``tau`` and, if wanted,
+    ``iterations``, ``max_iter``, ``eps``, ``distance``; ``Settings`` says what each is.
     Raises ``ValueError`` for weights, centroids or settings that cannot be clustered.
     """
-    tau = check_tau(tau)
-    check_choice("distance", distance, DISTANCES)
-    check_schedule(iterations, max_iter, eps)
+    schedule = Schedule(**settings)
     if centroids is None:
         centroids = initial_centroids(weight, DEFAULT_CLUSTERS)
     dim = check_centroids(centroids, weight)
@@ -69,12 +53,12 @@ def dense_dkm(
     current = centroids.detach().to(weight.dtype)
     ran = 0
     while True:
-        attention = _attention(points, current, tau, distance)
+        attention = _attention(points, current, schedule.rule)
         previous, current = current, _update(points, attention)
         ran += 1
-        if ran == (max_iter if iterations is None else iterations):
+        if ran == schedule.steps:
             break
-        if iterations is None and _moved(previous, current) <= eps:
+        if schedule.stop >= 0 and _moved(previous, current) <= schedule.stop:
             break
         del attention  # autograd holds what it needs; two maps must not overlap
     clustered = attention.mm(current).view(weight.shape)
@@ -82,15 +66,15 @@ def dense_dkm(
 
 
 def _attention(
-    points: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], tau: float, distance: str
+    points: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], rule: Rule
 ) -> Float[Tensor, "n k"]:
     """Eq. 1-2. Saved: points and distance; distance again (square); softmax; softmax (clamp)."""
     apart = euclidean_distance(points, centroids)
     # a scalar factor saves nothing; chained so that no name keeps the square alive
-    if distance == "squared":
-        logits = apart.square().mul_(-1.0 / tau)
+    if rule.squared:
+        logits = apart.square().mul_(-1.0 / rule.tau)
     else:
-        logits = apart.mul(-1.0 / tau)
+        logits = apart.mul(-1.0 / rule.tau)
     del apart
     return torch.softmax(logits, dim=1).clamp(min=ATTENTION_FLOOR)
 

@@ -9,24 +9,18 @@ Boundary: bfloat16 and float16, one codebook a weight; other cases are in ``stre
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from edkm.dkm.checks import (
-    DISTANCES,
-    check_centroids,
-    check_choice,
-    check_schedule,
-    check_sizes,
-    check_tau,
-)
+from edkm.dkm.checks import check_centroids, check_sizes
 from edkm.dkm.dense import DEFAULT_CLUSTERS, ClusterResult
 from edkm.dkm.init import initial_centroids
 from edkm.dkm.kernels import passes_for
 from edkm.dkm.patterns import PATTERNS, is_patterned
+from edkm.dkm.settings import Rule, Schedule, Settings
 from edkm.dkm.table import (
     Occupied,
     occupied_points,
@@ -34,28 +28,20 @@ from edkm.dkm.table import (
     table_forward,
     table_output,
 )
-from edkm.dkm.tiles import Rule
 from edkm.dkm.updates import Path
 
 
 def fused_dkm(
     weight: Shaped[Tensor, "*shape"],
     centroids: Tensor | None = None,
-    *,
-    tau: float,
-    iterations: int | None = None,
-    max_iter: int = 5,
-    eps: float = 1e-4,
-    distance: str = "squared",
+    **settings: Unpack[Settings],
 ) -> ClusterResult:
     """``dense_dkm`` of a bfloat16 or float16 weight at dim 1, by tables of 65,536 rows.
 
     Arguments as ``dense_dkm``. ``centroids`` of the result are float64: the updates lose nothing
     to rounding. Raises ``ValueError`` as ``dense_dkm``, and for other dtypes and dimensions.
     """
-    tau = check_tau(tau)
-    check_choice("distance", distance, DISTANCES)
-    check_schedule(iterations, max_iter, eps)
+    schedule = Schedule(**settings)
     if not is_patterned(weight.dtype):
         raise ValueError(
             f"weight has dtype {weight.dtype}; the fused form needs bfloat16 or float16, whose "
@@ -65,23 +51,24 @@ def fused_dkm(
         centroids = initial_centroids(weight, DEFAULT_CLUSTERS)
     check_centroids(centroids, weight, 1, finite=False)  # the operator looks at the values
     check_sizes(weight, centroids.shape[0], 1)
-    steps, stop = (max_iter, eps) if iterations is None else (iterations, -1.0)
+    steps, stop = schedule.steps, schedule.stop
     clustered, _, states, _, ran = _forward(
-        weight, centroids.detach().double(), tau, steps, stop, distance == "squared"
+        weight, centroids.detach().double(), *schedule.rule, steps, stop
     )
-    took = steps if iterations is not None else read_count(ran)
-    return ClusterResult(clustered, states[-1, 0].detach(), took, "fused")
+    return ClusterResult(clustered, states[-1, 0].detach(), updates_run(schedule, ran), "fused")
 
 
-def read_count(ran: Tensor) -> int | Tensor:
+def updates_run(schedule: Schedule, ran: Tensor) -> int | Tensor:
     """The number of updates as an int where that waits for nothing; else the tensor."""
+    if schedule.iterations is not None:
+        return schedule.iterations
     readable = type(ran) is Tensor and ran.device.type == "cpu"
     return int(ran) if readable and not torch.compiler.is_compiling() else ran.detach()
 
 
 # Schemas are spelled out: inferring them fails once a type checker wraps the function.
 _FORWARD = (
-    "(Tensor weight, Tensor centroids, float tau, int steps, float eps, bool squared)"
+    "(Tensor weight, Tensor centroids, float tau, bool squared, int steps, float eps)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _BACKWARD = (
@@ -92,7 +79,7 @@ _BACKWARD = (
 
 @torch.library.custom_op("edkm::fused_dkm", mutates_args=(), schema=_FORWARD)
 def _forward(
-    weight: Tensor, centroids: Tensor, tau: float, steps: int, eps: float, squared: bool
+    weight: Tensor, centroids: Tensor, tau: float, squared: bool, steps: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(W~, histogram, states, masses, ran); ``eps < 0`` runs all ``steps``."""
     check_centroids(centroids, weight, 1)
@@ -108,7 +95,7 @@ def _forward(
 
 @_forward.register_fake
 def _(
-    weight: Tensor, centroids: Tensor, tau: float, steps: int, eps: float, squared: bool
+    weight: Tensor, centroids: Tensor, tau: float, squared: bool, steps: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     k = centroids.shape[0]
     return (
@@ -140,16 +127,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    weight: Tensor,
-    counts: Tensor,
-    states: Tensor,
-    masses: Tensor,
-    ran: Tensor,
-    tau: float,
-    squared: bool,
-) -> Tensor:
+def _(grad: Tensor, weight: Tensor, *others: object) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
@@ -178,7 +156,7 @@ def flatten(tensor: Tensor) -> Tensor:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    weight, _, ctx.tau, _, _, ctx.squared = inputs
+    weight, _, ctx.tau, ctx.squared, _, _ = inputs
     _, counts, states, masses, ran = output
     # Saved: the weight by reference, 512 KiB of counts, centroids. Recomputed: everything else.
     ctx.save_for_backward(weight, counts, states, masses, ran)

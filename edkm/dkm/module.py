@@ -104,17 +104,8 @@ class DKM(nn.Module):
 
     def cluster(self, weight: Tensor, centroids: Tensor) -> ClusterResult:
         """One soft clustering from ``centroids``, which leaves the buffers alone."""
-        config = self.config
-        return cluster_weight(
-            weight,
-            centroids,
-            tau=self.temperature,
-            iterations=config.iterations,
-            max_iter=config.max_iter,
-            eps=config.eps,
-            distance=config.distance,
-            form=config.form,
-        )
+        settings = self.config.settings(self.temperature)
+        return cluster_weight(weight, centroids, form=self.config.form, **settings)
 
     def begin_step(self, weight: Tensor) -> Tensor:
         """The centroids this step starts from: the last step's, repaired if asked."""

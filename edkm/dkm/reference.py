@@ -15,8 +15,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from edkm.dkm.checks import check_centroids, check_tau, check_weight
-from edkm.dkm.dense import ATTENTION_FLOOR
 from edkm.dkm.distance import row_chunks
+from edkm.dkm.settings import ATTENTION_FLOOR
 
 _TILE = 1 << 17  # elements of a float64 tile: 1 MiB, so that the chain of maps stays in cache
 

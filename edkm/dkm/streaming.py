@@ -9,26 +9,18 @@ Boundary: a 16-bit weight with one scalar codebook is far cheaper in ``fused``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from edkm.dkm.checks import (
-    DISTANCES,
-    check_centroids,
-    check_choice,
-    check_finite,
-    check_schedule,
-    check_sizes,
-    check_tau,
-)
+from edkm.dkm.checks import check_centroids, check_finite, check_sizes
 from edkm.dkm.dense import DEFAULT_CLUSTERS, ClusterResult
 from edkm.dkm.distance import compute_dtype
-from edkm.dkm.fused import read_count
+from edkm.dkm.fused import updates_run
 from edkm.dkm.init import initial_centroids
-from edkm.dkm.tiles import Rule
+from edkm.dkm.settings import Rule, Schedule, Settings
 from edkm.dkm.updates import Path, Points, pull_output, pull_updates, run_updates, soft_output
 
 
@@ -36,12 +28,8 @@ def streaming_dkm(
     weight: Shaped[Tensor, "*shape"],
     centroids: Tensor | None = None,
     *,
-    tau: float,
-    iterations: int | None = None,
-    max_iter: int = 5,
-    eps: float = 1e-4,
-    distance: str = "squared",
     scale: Tensor | None = None,
+    **settings: Unpack[Settings],
 ) -> ClusterResult:
     """``dense_dkm`` without its maps. Arguments as there, and:
 
@@ -52,24 +40,20 @@ def streaming_dkm(
     multiplied after, so that tau and centroids are in units of the scaled weight.
     The result's centroids have the given shape, in float32 (float64 for float64).
     """
-    tau = check_tau(tau)
-    check_choice("distance", distance, DISTANCES)
-    check_schedule(iterations, max_iter, eps)
+    schedule = Schedule(**settings)
     if centroids is None:
         centroids = initial_centroids(weight, DEFAULT_CLUSTERS)
     grouped = centroids if centroids.ndim == 3 else centroids.unsqueeze(0)
     _check_groups(weight, grouped)
     if scale is not None:
         _check_scale(weight, scale, grouped.shape[0])
-    steps, stop = (max_iter, eps) if iterations is None else (iterations, -1.0)
     start = grouped.detach().to(compute_dtype(weight.dtype))
     held = None if scale is None else scale.detach().to(start.dtype)
     clustered, states, _, ran = _forward(
-        weight, start, held, tau, steps, stop, distance == "squared"
+        weight, start, held, *schedule.rule, schedule.steps, schedule.stop
     )
-    took = steps if iterations is not None else read_count(ran)
-    last = states[-1].detach()
-    return ClusterResult(clustered, last.view(centroids.shape), took, "streaming")
+    last = states[-1].detach().view(centroids.shape)
+    return ClusterResult(clustered, last, updates_run(schedule, ran), "streaming")
 
 
 def channel_scale(weight: Shaped[Tensor, "*shape"]) -> Tensor:
@@ -106,8 +90,8 @@ def _check_scale(weight: Tensor, scale: Tensor, groups: int) -> None:
 
 # Schemas are spelled out: inferring them fails once a type checker wraps the function.
 _FORWARD = (
-    "(Tensor weight, Tensor centroids, Tensor? scale, float tau, int steps, float eps,"
-    " bool squared) -> (Tensor, Tensor, Tensor, Tensor)"
+    "(Tensor weight, Tensor centroids, Tensor? scale, float tau, bool squared,"
+    " int steps, float eps) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _BACKWARD = (
     "(Tensor grad, Tensor weight, Tensor? scale, Tensor states, Tensor masses, Tensor ran,"
@@ -121,9 +105,9 @@ def _forward(
     centroids: Tensor,
     scale: Tensor | None,
     tau: float,
+    squared: bool,
     steps: int,
     eps: float,
-    squared: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(W~, states, masses, ran); ``eps < 0`` runs all ``steps``."""
     check_finite(weight)
@@ -142,9 +126,9 @@ def _(
     centroids: Tensor,
     scale: Tensor | None,
     tau: float,
+    squared: bool,
     steps: int,
     eps: float,
-    squared: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     groups, k, dim = centroids.shape
     return (
@@ -175,16 +159,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    states: Tensor,
-    masses: Tensor,
-    ran: Tensor,
-    tau: float,
-    squared: bool,
-) -> Tensor:
+def _(grad: Tensor, weight: Tensor, *others: object) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
@@ -195,21 +170,15 @@ def pull(
     points = _points(weight, scale, path.states[0])
     upstream = grad.contiguous().view(points.rows.shape)
     result = out.view(points.rows.shape)
-
-    def add(at: tuple[slice, slice], share: Tensor) -> None:
-        result[at] += share
-
-    to_before, to_updated = pull_output(
-        points, path, rule, upstream.__getitem__, None, result.__setitem__
-    )
-    pull_updates(points, path, rule, to_before, to_updated, add)
+    to_before, to_updated = pull_output(points, path, rule, upstream, None, result)
+    pull_updates(points, path, rule, to_before, to_updated, result)
 
 
 def rebuild(weight: Tensor, scale: Tensor | None, path: Path, rule: Rule) -> Tensor:
     """W~ from the weight and the last two lists of centroids."""
     points = _points(weight, scale, path.states[0])
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    soft_output(points, path, rule, out.view(points.rows.shape).__setitem__)
+    soft_output(points, path, rule, out.view(points.rows.shape))
     return out
 
 
@@ -221,7 +190,7 @@ def _points(weight: Tensor, scale: Tensor | None, centroids: Tensor) -> Points:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    weight, _, scale, ctx.tau, _, _, ctx.squared = inputs
+    weight, _, scale, ctx.tau, ctx.squared, _, _ = inputs
     _, states, masses, ran = output
     # Saved: the weight by reference, scales, centroids. Recomputed: every map.
     ctx.save_for_backward(weight, scale, states, masses, ran)

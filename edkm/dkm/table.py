@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edkm.dkm.checks import nonfinite_error
 from edkm.dkm.patterns import PATTERNS, nonfinite_count, pattern_values
-from edkm.dkm.tiles import Rule
+from edkm.dkm.settings import Rule
 from edkm.dkm.updates import Path, Points, pull_output, pull_updates, run_updates, soft_output
 
 
@@ -79,7 +79,7 @@ def table_forward(
 def table_output(occupied: Occupied, path: Path, rule: Rule) -> Float[Tensor, " 65536"]:
     """f from the centroids of all updates."""
     clustered = torch.empty_like(occupied.points.rows)
-    soft_output(occupied.points, path, rule, clustered.__setitem__)
+    soft_output(occupied.points, path, rule, clustered)
     return occupied.spread(clustered)
 
 
@@ -91,15 +91,9 @@ def table_backward(
 ) -> tuple[Float[Tensor, " 65536"], Float[Tensor, " 65536"]]:
     """(slope, shift) of the gradient; ``grad_sums`` holds sum of dL/dW~ over each pattern."""
     points = occupied.points
-    slope, shift = torch.empty_like(points.rows), torch.zeros_like(points.rows)
-
-    def unit(at: tuple[slice, slice]) -> Tensor:
-        return torch.ones_like(points.rows[at])
-
-    def add(at: tuple[slice, slice], share: Tensor) -> None:
-        shift[at] += share
-
     sums = occupied.compact(grad_sums.double())
-    to_before, to_updated = pull_output(points, path, rule, unit, sums, slope.__setitem__)
-    pull_updates(points, path, rule, to_before, to_updated, add)
+    slope, shift = torch.empty_like(points.rows), torch.zeros_like(points.rows)
+    unit = torch.ones_like(points.rows)
+    to_before, to_updated = pull_output(points, path, rule, unit, sums, slope)
+    pull_updates(points, path, rule, to_before, to_updated, shift)
     return occupied.spread(slope), occupied.spread(shift)

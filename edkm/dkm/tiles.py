@@ -10,20 +10,11 @@ Boundary: no loops over a weight, no autograd, no dtype policy: inputs come in t
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edkm.dkm.dense import ATTENTION_FLOOR
-
-
-class Rule(NamedTuple):
-    """How distances become attention."""
-
-    tau: float  # softmax temperature
-    squared: bool  # tau divides squared distances; else plain ones
+from edkm.dkm.settings import ATTENTION_FLOOR, Rule
 
 
 def distances(

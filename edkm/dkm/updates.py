@@ -10,7 +10,7 @@ Boundary: no autograd and no saved tensors; the operators of ``fused`` and ``str
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from edkm.dkm import tiles
 from edkm.dkm.distance import CHUNK_ELEMENTS
-from edkm.dkm.tiles import Rule
+from edkm.dkm.kernels.choice import Assignment, StreamingPasses, streaming_passes_for
+from edkm.dkm.settings import Rule
 
 _GPU_TILE = 1 << 24  # elements of a tile on a GPU: few launches, 64 MiB in float32
 
@@ -42,6 +43,17 @@ class Points:
         for first in range(0, groups, wide):
             for start in range(0, count, high):
                 yield slice(first, first + wide), slice(start, min(start + high, count))
+
+    def passes(self, c: Tensor) -> StreamingPasses | None:
+        """Kernels that go over all points at once, if there are any for them; else loop."""
+        if self.counts is not None:
+            return None
+        return streaming_passes_for(self.rows.device, self.work, c.shape[1], c.shape[2])
+
+    def assigned(self, c: Tensor, rule: Rule) -> Assignment:
+        """The points as ``passes`` take them."""
+        scale = None if self.scale is None else self.scale.contiguous()
+        return Assignment(self.rows, scale, c.contiguous(), rule)
 
     def x(self, at: tuple[slice, slice]) -> Tensor:
         """The tile's points, scaled, in the compute dtype."""
@@ -100,6 +112,10 @@ def run_updates(
 
 
 def _sums(points: Points, c: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    passes = points.passes(c)
+    if passes is not None:
+        whole = passes.sums(points.assigned(c, rule))
+        return whole[0].to(c.dtype), whole[1].to(c.dtype)
     total = torch.zeros(c.shape, dtype=torch.float64, device=c.device)
     mass = total.new_zeros(*c.shape[:2], 1)
     for at in points.tiles(c.shape[1]):
@@ -109,38 +125,47 @@ def _sums(points: Points, c: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     return total.to(c.dtype), mass.to(c.dtype)
 
 
-def soft_output(
-    points: Points, path: Path, rule: Rule, store: Callable[[tuple[slice, slice], Tensor], None]
-) -> None:
-    """Eq. 4: hands W~ to ``store``, a tile at a time."""
+def soft_output(points: Points, path: Path, rule: Rule, out: Float[Tensor, "g n d"]) -> None:
+    """Eq. 4: W~ into ``out``, rounded to its dtype."""
     before, updated = path.last_pair()
+    passes = points.passes(updated)
+    if passes is not None:
+        passes.output(points.assigned(before, rule), updated.contiguous(), out)
+        return
     for at in points.tiles(updated.shape[1]):
         g = at[0]
         clustered = tiles.output(points.x(at), before[g], updated[g], rule)
-        store(at, points.rescale(clustered, at, power=1))
+        out[at] = points.rescale(clustered, at, power=1)
 
 
 def pull_output(
     points: Points,
     path: Path,
     rule: Rule,
-    grad: Callable[[tuple[slice, slice]], Tensor],
+    grad: Float[Tensor, "g n d"],
     multiplicity: Float[Tensor, "g n"] | None,
-    store: Callable[[tuple[slice, slice], Tensor], None],
+    out: Float[Tensor, "g n d"],
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 5 over all tiles. ``grad`` gives dL/dW~ of a tile, ``store`` takes dL/dx of it.
+    """Eq. 5 over all tiles: dL/dx for ``grad`` = dL/dW~ into ``out``, in the compute dtype.
 
-    Returns (dL/dC, dL/dC') through the output alone.
+    Returns (dL/dC, dL/dC') through the output alone, rows counted ``multiplicity`` times.
     """
     before, updated = path.last_pair()
+    passes = points.passes(updated)
+    if passes is not None and multiplicity is None:
+        to = points.assigned(before, rule)
+        pulls = passes.pull_output(to, updated.contiguous(), grad, out)
+        return pulls[0].to(before.dtype), pulls[1].to(before.dtype)
     to_before = torch.zeros(before.shape, dtype=torch.float64, device=before.device)
     to_updated = torch.zeros_like(to_before)
     for at in points.tiles(updated.shape[1]):
         g = at[0]
-        out = points.rescale(grad(at).to(points.work), at, power=1)
+        above = points.rescale(grad[at].to(points.work), at, power=1)
         times = None if multiplicity is None else multiplicity[at]
-        to_x, to_c, to_u = tiles.pull_output(points.x(at), out, times, before[g], updated[g], rule)
-        store(at, points.rescale(to_x, at, power=-1))
+        to_x, to_c, to_u = tiles.pull_output(
+            points.x(at), above, times, before[g], updated[g], rule
+        )
+        out[at] = points.rescale(to_x, at, power=-1)
         to_before[g] += to_c
         to_updated[g] += to_u
     return to_before.to(before.dtype), to_updated.to(before.dtype)
@@ -152,9 +177,9 @@ def pull_updates(
     rule: Rule,
     to_before: Tensor,
     to_updated: Tensor,
-    add: Callable[[tuple[slice, slice], Tensor], None],
+    out: Float[Tensor, "g n d"],
 ) -> None:
-    """Eq. 6-8: all updates backwards; ``add`` takes each tile's further share of dL/dx.
+    """Eq. 6-8: all updates backwards; their shares of dL/dx are added to ``out``.
 
     ``to_before`` and ``to_updated`` are what the output alone sends to the last two centroids.
     """
@@ -166,7 +191,7 @@ def pull_updates(
         share = pull / path.masses[step]
         to_mass = -(share * path.states[step + 1]).sum(2, keepdim=True)
         active = (step < path.ran).to(pull.dtype)  # 0 for the repeats after convergence
-        before = _pull_update(points, path.states[step], rule, share, to_mass, active, add)
+        before = _pull_update(points, path.states[step], rule, share, to_mass, active, out)
         before = before + to_before * (step == path.ran - 1)
         pull = torch.where(step < path.ran, before, pull)
 
@@ -178,13 +203,17 @@ def _pull_update(
     share: Tensor,
     to_mass: Tensor,
     active: Tensor,
-    add: Callable[[tuple[slice, slice], Tensor], None],
+    out: Tensor,
 ) -> Tensor:
+    passes = points.passes(c)
+    if passes is not None:
+        to = points.assigned(c, rule)
+        return passes.pull_update(to, share.contiguous(), to_mass, active, out).to(c.dtype)
     before = torch.zeros(c.shape, dtype=torch.float64, device=c.device)
     for at in points.tiles(c.shape[1]):
         g = at[0]
         x, times = points.x(at), points.weights(at)
         to_x, to_c = tiles.pull_update(x, times, c[g], share[g], to_mass[g], rule)
-        add(at, points.rescale(to_x.mul_(active), at, power=-1))
+        out[at] += points.rescale(to_x.mul_(active), at, power=-1)
         before[g] += to_c
     return before.to(c.dtype)

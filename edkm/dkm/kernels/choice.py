@@ -1,7 +1,8 @@
 """Which implementation of the passes serves a tensor.
 
 Contract: CUDA tensors take Triton where it is installed, CPU tensors numba where it is installed
-and works; else plain torch operations, which run anywhere.
+and works; else plain torch operations, which run anywhere. The streaming form
+has Triton kernels on CUDA for float32 arithmetic, up to 4 dimensions and 256 clusters.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from edkm.dkm.settings import Rule
 
 
 @runtime_checkable
@@ -50,6 +54,57 @@ def _load(kind: str) -> Passes:
     elif kind == "cpu" and find_spec("numba") is not None:
         name = "numba_cpu"
     return named_passes(name)
+
+
+class Assignment(NamedTuple):
+    """Points, and the centroids that a pass assigns them to. All contiguous, on one device."""
+
+    rows: Float[Tensor, "g n d"]  # any float dtype
+    scale: Float[Tensor, "g channels"] | None  # divides a group's equal runs of rows
+    c: Float[Tensor, "g k d"]
+    rule: Rule
+
+
+@runtime_checkable
+class StreamingPasses(Protocol):
+    """The streaming form's passes over all points at once; ``tiles`` says what each computes.
+
+    Sums over rows come in float64, and in the same bits every time. Tensors are contiguous.
+    """
+
+    def sums(self, to: Assignment) -> tuple[Tensor, Tensor]:
+        """Eq. 3's numerator ``[g, k, d]`` and denominator ``[g, k, 1]``."""
+
+    def output(self, to: Assignment, updated: Tensor, out: Tensor) -> None:
+        """Eq. 4, scaled back and rounded to the dtype of ``out``."""
+
+    def pull_output(
+        self, to: Assignment, updated: Tensor, grad: Tensor, out: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Eq. 5: dL/dx into float32 ``out``; returns (dL/dC, dL/dC')."""
+
+    def pull_update(
+        self, to: Assignment, to_total: Tensor, to_mass: Tensor, active: Tensor, out: Tensor
+    ) -> Tensor:
+        """Eq. 7: the scalar ``active`` times dL/dx added to float32 ``out``; returns dL/dC."""
+
+
+def streaming_passes_for(
+    device: torch.device, work: torch.dtype, clusters: int, dim: int
+) -> StreamingPasses | None:
+    """Whole-tensor passes where there are any for such points; None: loop over tiles."""
+    fits = work == torch.float32 and dim <= 4 and clusters <= 256
+    return _load_streaming() if device.type == "cuda" and fits else None
+
+
+@lru_cache(maxsize=1)
+def _load_streaming() -> StreamingPasses | None:
+    if find_spec("triton") is None:
+        return None
+    try:
+        return cast(StreamingPasses, import_module("edkm.dkm.kernels.triton_streaming"))
+    except (ImportError, RuntimeError):  # installed, but not for this machine
+        return None
 
 
 def named_passes(name: str) -> Passes:

@@ -20,8 +20,8 @@ from edkm.dkm import (
 )
 from edkm.dkm import fused as fused_module
 from edkm.dkm.patterns import PATTERNS, pattern_counts, pattern_index
+from edkm.dkm.settings import Rule
 from edkm.dkm.table import occupied_points, table_backward, table_forward
-from edkm.dkm.tiles import Rule
 
 EPS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # half of one last bit, relative
 
@@ -178,7 +178,7 @@ def test_mutation_between_forward_and_backward_raises() -> None:
 
 def arguments(steps: int = 2) -> tuple[object, ...]:
     weight = weights_of("normal", (24, 40), torch.bfloat16, 0).requires_grad_()
-    return weight, initial_centroids(weight, 4).double(), 1e-5, steps, -1.0, True
+    return weight, initial_centroids(weight, 4).double(), 1e-5, True, steps, -1.0
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -139,7 +139,7 @@ def test_opcheck(groups: int) -> None:
     start = torch.stack([initial_centroids(w, 2) for w in weight.detach().view(groups, -1)])
     for scale in (None, channel_scale(weight)):
         torch.library.opcheck(
-            streaming_module._forward, (weight, start, scale, 1e-4, 2, -1.0, True)
+            streaming_module._forward, (weight, start, scale, 1e-4, True, 2, -1.0)
         )
 
 

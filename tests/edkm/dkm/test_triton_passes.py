@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 import torch
 
-from edkm.dkm.kernels import choice
 from edkm.dkm.kernels.choice import named_passes
 from edkm.dkm.patterns import PATTERNS, pattern_index
 
@@ -17,15 +16,8 @@ reference = named_passes("torch_ops")
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as it would be imported with TRITON_INTERPRET=1."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    path = choice.__file__.replace("choice.py", "triton_cuda.py")
-    spec = importlib.util.spec_from_file_location("interpreted_triton_passes", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def kernels(interpreted: Callable[[str], ModuleType]) -> ModuleType:
+    return interpreted("triton_cuda")
 
 
 def finite(n: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
