@@ -6,6 +6,7 @@ Errors are one line on stderr. Boundary: options and printing only; the run is `
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -97,8 +98,11 @@ def _run(
     from edkm.train.job import run
     from edkm.train.progress import ProgressCallback
 
-    with ProgressCallback(console) as progress:
-        callbacks.append(progress)
+    with contextlib.ExitStack() as stack:
+        callbacks.append(ProgressCallback(console))
+        for one in callbacks:  # a callback that must tidy up after a failed run is entered
+            if isinstance(one, contextlib.AbstractContextManager):
+                stack.enter_context(one)
         return run(config, resume=resume, callbacks=callbacks, say=console.print)
 
 
