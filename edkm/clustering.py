@@ -158,6 +158,7 @@ def cluster(
     embedding_mode: Mode = "straight",
     config: DKMConfig | None = None,
     warm_start: bool = True,
+    importance: bool = False,
 ) -> Clustering:
     """Cluster the weights of ``model`` in place, so that any training loop tunes them clustered.
 
@@ -174,6 +175,8 @@ def cluster(
             cost 32 times the work of 3 bits and change nothing), or ``"soft"`` for DKM.
         config: further settings of DKM; its ``bits`` is ignored. Default: one update a step.
         warm_start: begin with converged k-means, not with k-means++ alone.
+        importance: let k-means count each weight of a linear layer by the energy of the input it
+            meets, once ``edkm.compensate`` has measured it (DKM's own soft updates do not).
 
     Returns:
         A handle on the clustered weights: metrics, temperature, palettes.
@@ -191,14 +194,20 @@ def cluster(
     entries = []
     for choice in choices:
         mode: Mode = embedding_mode if choice.embedding else "soft"
-        codebook = Codebook(_with_bits(base, choice.bits), mode=mode, warm_start=warm_start)
+        weighs = importance and base.dim == 1 and _is_linear(choice)
+        codebook = Codebook(
+            replace(base, bits=choice.bits),
+            mode=mode,
+            warm_start=warm_start,
+            inputs=choice.weight.shape[1] if weighs else 0,
+        )
         codebook.to(choice.weight.device).train(model.training)
         entries.append(_install(model, choice, codebook))
     return Clustering(model, entries)
 
 
-def _with_bits(config: DKMConfig, bits: int) -> DKMConfig:
-    return replace(config, bits=bits)
+def _is_linear(choice: Choice) -> bool:
+    return not choice.embedding and all(isinstance(m, nn.Linear) for m in choice.modules)
 
 
 def _install(model: nn.Module, choice: Choice, codebook: Codebook) -> ClusteredWeight:

@@ -16,14 +16,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from edkm.dkm import DKM, DKMConfig, assign_hard, hard_indices, soft_hard_gap
+from edkm.dkm import DKM, DKMConfig, assign_hard, soft_hard_gap
 from edkm.dkm.checks import check_choice
-from edkm.dkm.histogram import represent
+from edkm.kmeans import best_kmeans, kmeans_update
 
 Mode = Literal["soft", "straight", "off"]
 Kind = Literal["hard", "soft", "dense"]
 MODES: tuple[str, ...] = get_args(Mode)
-_SORTED = 1 << 22  # most values that the warm start sorts; larger weights are sampled evenly
 
 
 class Codebook(DKM):
@@ -33,10 +32,20 @@ class Codebook(DKM):
     forward, passes the gradient as it is, and moves each centroid to the mean of its weights once
     a step; ``"off"`` trains the weight itself. In eval the weight is always on its nearest
     centroid, except inside ``Clustering.frozen``.
+
+    ``inputs``: columns of the weight, each of which then has an ``importance`` (a buffer, 1 until
+    it is measured): k-means minimizes squared errors times the importance of their column.
     """
 
+    importance: Tensor | None
+
     def __init__(
-        self, config: DKMConfig | None = None, *, mode: Mode = "soft", warm_start: bool = True
+        self,
+        config: DKMConfig | None = None,
+        *,
+        mode: Mode = "soft",
+        warm_start: bool = True,
+        inputs: int = 0,
     ) -> None:
         super().__init__(config)
         check_choice("mode", mode, MODES)
@@ -47,6 +56,7 @@ class Codebook(DKM):
         self.warm_start = warm_start
         self.fixed: Tensor | None = None  # what layers use instead, inside Clustering.frozen
         self.moved = 0.0  # largest movement of a centroid in the last step, weight units
+        self.register_buffer("importance", torch.ones(inputs) if inputs else None)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, mode={self.mode}"
@@ -72,7 +82,19 @@ class Codebook(DKM):
     def refit(self, weight: Tensor, rounds: int = 100) -> None:
         """Hard k-means from the present centroids, and from quantiles; the better one stays."""
         if self.config.dim == 1:
-            self.centroids.copy_(best_kmeans(weight.detach(), self.centroids, rounds))
+            found = best_kmeans(weight.detach(), self.centroids, rounds, self.importance)
+            self.centroids.copy_(found)
+
+    @torch.no_grad()
+    def weigh(self, weight: Tensor, importance: Float[Tensor, " columns"]) -> None:
+        """Take ``importance`` (its mean becomes 1) for the columns, and fit ``weight`` anew."""
+        if self.importance is None:
+            raise ValueError(
+                "this codebook weighs no columns; make it with inputs= the weight's columns, or "
+                "the model's by edkm.cluster(model, importance=True)"
+            )
+        self.importance.copy_(importance / importance.mean().clamp(min=1e-30))
+        self.refit(weight)
 
     @torch.no_grad()
     def begin_step(self, weight: Tensor) -> Tensor:
@@ -80,7 +102,7 @@ class Codebook(DKM):
         before = self._step
         start = super().begin_step(weight)
         if self.mode == "straight" and self._step is not before:
-            moved = kmeans_update(weight.detach(), start)
+            moved = kmeans_update(weight.detach(), start, self.importance)
             start.copy_(moved)
             self.end_step(moved)
         return start
@@ -132,75 +154,3 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
-
-
-def kmeans_update(weight: Tensor, centroids: Tensor) -> Tensor:
-    """Each centroid ``[k, 1]`` at the mean of the weights nearest to it; alone it stays."""
-    index = hard_indices(weight, centroids)
-    flat = weight.reshape(-1)
-    count = torch.bincount(index, minlength=len(centroids))
-    total = torch.zeros(len(centroids), dtype=torch.float64, device=flat.device)
-    for start in range(0, len(flat), _SORTED):
-        part = slice(start, start + _SORTED)
-        total.index_add_(0, index[part], flat[part].double())
-    mean = (total / count.clamp(min=1)).to(centroids.dtype).unsqueeze(1)
-    return torch.where(count.unsqueeze(1) > 0, mean, centroids)
-
-
-def best_kmeans(weight: Tensor, centroids: Tensor, rounds: int) -> Tensor:
-    """Converged one-dimensional k-means from ``centroids`` or quantiles, the smaller error.
-
-    Works on sorted values and their running sums: a round costs ``k log n``. ``[k, 1]``.
-    """
-    values, mass, sums, squares = _running_sums(weight)
-    k = len(centroids)
-    quantile = (torch.arange(k, dtype=torch.float64, device=mass.device) + 0.5) / k * mass[-1]
-    at = torch.searchsorted(mass[1:].contiguous(), quantile).clamp_(max=len(values) - 1)
-    starts = (centroids[:, 0].double().sort().values, values[at])
-    best: tuple[float, Tensor] | None = None
-    for start in starts:
-        found = _lloyd(start, values, mass, sums, rounds)
-        error = _error(found, values, mass, sums, squares)
-        if best is None or error < best[0]:
-            best = error, found
-    assert best is not None
-    return best[1].to(centroids.dtype).unsqueeze(1)
-
-
-def _running_sums(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if weight.dtype in (torch.bfloat16, torch.float16):
-        rows, counts = represent(weight, 1)
-        values, order = rows[:, 0].double().sort()
-        counts = counts[order].double()
-    else:
-        flat = weight.reshape(-1)
-        values = flat[:: max(1, flat.numel() // _SORTED)].double().sort().values
-        counts = torch.ones_like(values)
-
-    def running(terms: Tensor) -> Tensor:
-        return torch.cat([terms.new_zeros(1), terms.cumsum(0)])
-
-    return values, running(counts), running(counts * values), running(counts * values.square())
-
-
-def _edges(centroids: Tensor, values: Tensor) -> Tensor:
-    middles = torch.searchsorted(values, (centroids[1:] + centroids[:-1]) / 2)
-    return torch.cat([middles.new_zeros(1), middles, middles.new_full((1,), len(values))])
-
-
-def _lloyd(start: Tensor, values: Tensor, mass: Tensor, sums: Tensor, rounds: int) -> Tensor:
-    current = start
-    for _ in range(rounds):
-        edges = _edges(current, values)
-        held = mass[edges].diff()
-        mean = torch.where(held > 0, sums[edges].diff() / held.clamp(min=1), current)
-        if torch.equal(mean, current):
-            break
-        current = mean.sort().values
-    return current
-
-
-def _error(c: Tensor, values: Tensor, mass: Tensor, sums: Tensor, squares: Tensor) -> float:
-    edges = _edges(c, values)
-    m, s, q = (running[edges].diff() for running in (mass, sums, squares))
-    return float((q - 2 * c * s + c.square() * m).sum())

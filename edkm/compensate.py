@@ -1,9 +1,10 @@
 """A start that suits the data: round column by column and let later columns make up for it.
 
 Contract: ``compensate`` moves the weights of a clustered model's linear layers so that the model
-with hard-assigned weights stays close to the dense one on given inputs, before any tuning. The
-codebooks stay as they are. Layers are done in the order in which the model calls them, each with
-the inputs that the already rounded ones give it.
+with hard-assigned weights stays close to the dense one on given inputs, before any tuning.
+Codebooks that weigh columns are first fitted anew, each column by the energy of its input; others
+stay as they are. Layers are done in the order in which the model calls them, each with the inputs
+that the already rounded ones give it.
 Source: GPTQ (arXiv 2210.17323), algorithm 1, with nearest centroids in the place of a grid.
 Boundary: linear layers with scalar codebooks of their own; a tied head stays.
 """
@@ -51,6 +52,8 @@ def compensate(clustering: Clustering, batches: Sequence[dict[str, Any]]) -> lis
         for module in _call_order(model, list(waiting), batches[0]):
             entry = clustering.weights[waiting[module]]
             gram = _gram(model, module, batches)
+            if entry.codebook.importance is not None:
+                entry.codebook.weigh(entry.weight, gram.diagonal())
             moved = compensated(entry.weight, gram, entry.codebook.centroids)
             entry.weight.copy_(moved)
             done.append(entry.name)

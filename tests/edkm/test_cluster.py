@@ -14,7 +14,6 @@ from torch.nn.utils import parametrize
 
 import edkm
 from edkm.clustering import Clustering
-from edkm.codebook import Codebook, best_kmeans, kmeans_update
 from edkm.dkm import assign_hard
 from edkm.layers import CodebookEmbedding, CodebookLinear
 
@@ -231,22 +230,6 @@ def test_unsupported_layers_are_refused_by_name() -> None:
         Clustering.of(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="max_norm"):
         edkm.cluster(nn.Sequential(nn.Embedding(20, 20, max_norm=1.0)))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_warm_start_is_converged_and_no_worse_than_its_start(dtype: torch.dtype) -> None:
-    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(4)).to(dtype)
-    first = torch.linspace(-1, 1, 8).unsqueeze(1)
-    found = best_kmeans(weight, first, 200)
-    torch.testing.assert_close(kmeans_update(weight, found), found, atol=2e-3, rtol=0)
-
-    def error(centroids: Tensor) -> float:
-        return float((assign_hard(weight, centroids).float() - weight.float()).square().mean())
-
-    assert error(found) < error(first)
-    codebook = Codebook()
-    codebook.start(weight)
-    assert error(codebook.centroids) <= 0.0375  # the optimum of 8 levels for a Gaussian is 0.0345
 
 
 def test_schedules_refuse_what_cannot_be() -> None:

@@ -52,3 +52,22 @@ def test_a_model_is_done_layer_by_layer() -> None:
     assert float((model.eval()(x) - wanted).norm().detach()) < 0.8 * plain
     with pytest.raises(ValueError, match="no batches"):
         compensate(clustering, [])
+
+
+def test_codebooks_that_weigh_are_fitted_to_the_inputs_first() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(256, 24)
+    x[:, 3] *= 30  # one input matters more than all others: its weights need centroids
+    plain, weighed = nn.Sequential(nn.Linear(24, 32)), nn.Sequential(nn.Linear(24, 32))
+    with torch.no_grad():
+        plain[0].weight[:, 3] *= 3
+    weighed.load_state_dict(plain.state_dict())
+    wanted = plain(x).detach()
+
+    def error(model: nn.Module, importance: bool) -> float:
+        clustering = edkm.cluster(model, bits=2, importance=importance)
+        clustering.start()
+        compensate(clustering, [{"input": x}])
+        return float((model.eval()(x) - wanted).norm().detach())
+
+    assert error(weighed, True) < 0.7 * error(plain, False)
