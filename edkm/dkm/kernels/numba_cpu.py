@@ -4,15 +4,21 @@ Contract: ``edkm.dkm.kernels.choice.Passes``; as many threads as torch uses. The
 the interpreter lock and run in ordinary Python threads, because numba's own thread pools abort
 the process when two threads enter them, or after a fork.
 Measured against the torch operations at 16.7 M bfloat16 weights on two cores: histogram 2.5
-against 7.5 ms, look-up 2.4 against 23 ms (without first touching the result's memory).
-Boundary: float16 gradients are left to ``torch_ops``: rounding to float16 is not written here.
+against 7.5 ms, look-up 2.4 against 23 ms (without first touching the result's memory). Four
+weights are read as one word, which takes a quarter off the histogram and the look-up; gathering
+a block of table entries first leaves arithmetic that compiles to vectors, and takes 40 % off the
+gradient.
+Boundary: little-endian machines.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -23,10 +29,14 @@ from jaxtyping import Float, Int64, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edkm.dkm.kernels import torch_ops
 from edkm.dkm.patterns import PATTERNS
 
+if sys.byteorder != "little":
+    raise ImportError("words of four weights are taken apart in little-endian order")
+
 _SHARE = 1 << 18  # fewer weights than this are not worth a thread (about 0.1 ms)
+_BLOCK = 256  # table entries gathered at a time: 2 KiB
+U16, U32, U64, F32 = np.uint16, np.uint32, np.uint64, np.float32
 
 
 def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +50,7 @@ def histogram(weight: Shaped[Tensor, " n"]) -> Int64[Tensor, " 65536"]:
 
     def count(part: slice) -> NDArray[Any]:
         tally = np.zeros(PATTERNS, np.int64)
-        _count(bits[part], tally)
+        _count(bits[part], _words(bits[part]), tally)
         return tally
 
     return torch.from_numpy(_sum(_share_out(count, bits.size)))
@@ -50,7 +60,12 @@ def lookup(
     weight: Shaped[Tensor, " n"], table: Shaped[Tensor, " 65536"], out: Shaped[Tensor, " n"]
 ) -> None:
     bits, entries, results = _bits(weight), _bits(table), _bits(out)
-    _share_out(lambda part: _look_up(bits[part], entries, results[part]), bits.size)
+
+    def look_up(part: slice) -> None:
+        mine = results[part]
+        _look_up(bits[part], _words(bits[part]), entries, mine, _words(mine))
+
+    _share_out(look_up, bits.size)
 
 
 def segment_sum(
@@ -58,12 +73,11 @@ def segment_sum(
 ) -> Float[Tensor, " 65536"]:
     bits, upstream = _bits(weight), _bits(grad)
     half = grad.dtype == torch.float16
-    floats = _float16_values() if half else np.zeros(1, np.float32)
 
     def add(part: slice) -> NDArray[Any]:
         sums = np.zeros(PATTERNS, np.float64)
         if half:
-            _add_listed(bits[part], upstream[part], floats, sums)
+            _add_float16(bits[part], upstream[part], _float16_values(), sums)
         else:
             _add_bfloat16(bits[part], upstream[part], sums)
         return sums
@@ -78,14 +92,19 @@ def gradient(
     shift: Float[Tensor, " 65536"],
     out: Shaped[Tensor, " n"],
 ) -> None:
-    if grad.dtype != torch.bfloat16:
-        torch_ops.gradient(weight, grad, slope, shift, out)
-        return
     bits, upstream, results = _bits(weight), _bits(grad), _bits(out)
-    factors, terms = slope.numpy(), shift.numpy()
+    # side by side, so that both are one read
+    lines = torch.stack((slope, shift), dim=1).numpy().view(np.uint64).reshape(-1)
+    half = grad.dtype == torch.float16
 
     def pull(part: slice) -> None:
-        _pull(bits[part], upstream[part], factors, terms, results[part])
+        if half:
+            _pull_float16(
+                bits[part], _words(bits[part]), upstream[part], _float16_values(), lines,
+                results[part],
+            )  # fmt: skip
+        else:
+            _pull_bfloat16(bits[part], _words(bits[part]), upstream[part], lines, results[part])
 
     _share_out(pull, bits.size)
 
@@ -96,6 +115,13 @@ def _bits(tensor: Tensor) -> NDArray[np.uint16]:
     return bits
 
 
+def _words(bits: NDArray[np.uint16]) -> NDArray[np.uint64]:
+    """The same memory in words of four patterns; up to three at the end are left over."""
+    words: NDArray[np.uint64] = bits[: bits.size // 4 * 4].view(np.uint64)
+    return words
+
+
+@lru_cache(maxsize=1)
 def _float16_values() -> NDArray[Any]:
     return np.arange(PATTERNS, dtype=np.uint16).view(np.float16).astype(np.float32)
 
@@ -107,8 +133,14 @@ def _share_out(work: Callable[[slice], Any], size: int) -> list[Any]:
     parts = [slice(low, high) for low, high in pairwise(edges)]
     if shares == 1:
         return [work(parts[0])]
-    with ThreadPoolExecutor(shares) as pool:
-        return list(pool.map(work, parts))
+    others = [_pool(os.getpid(), shares - 1).submit(work, part) for part in parts[1:]]
+    return [work(parts[0]), *(other.result() for other in others)]
+
+
+@lru_cache(maxsize=2)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads kept for the next pass; a forked process makes its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="edkm-pass")
 
 
 def _sum(parts: list[NDArray[Any]]) -> NDArray[Any]:
@@ -119,14 +151,28 @@ def _sum(parts: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 @_compiled
-def _count(bits: Any, tally: Any) -> None:
-    for i in range(bits.size):
+def _count(bits: Any, words: Any, tally: Any) -> None:
+    for i in range(words.size):
+        word = words[i]
+        tally[word & U64(0xFFFF)] += 1
+        tally[(word >> U64(16)) & U64(0xFFFF)] += 1
+        tally[(word >> U64(32)) & U64(0xFFFF)] += 1
+        tally[word >> U64(48)] += 1
+    for i in range(4 * words.size, bits.size):
         tally[bits[i]] += 1
 
 
 @_compiled
-def _look_up(bits: Any, table: Any, out: Any) -> None:
-    for i in range(bits.size):
+def _look_up(bits: Any, words: Any, table: Any, out: Any, out_words: Any) -> None:
+    for i in range(words.size):
+        word = words[i]
+        out_words[i] = (
+            U64(table[word & U64(0xFFFF)])
+            | (U64(table[(word >> U64(16)) & U64(0xFFFF)]) << U64(16))
+            | (U64(table[(word >> U64(32)) & U64(0xFFFF)]) << U64(32))
+            | (U64(table[word >> U64(48)]) << U64(48))
+        )
+    for i in range(4 * words.size, bits.size):
         out[i] = table[bits[i]]
 
 
@@ -134,24 +180,96 @@ def _look_up(bits: Any, table: Any, out: Any) -> None:
 def _add_bfloat16(bits: Any, upstream: Any, sums: Any) -> None:
     for i in range(bits.size):
         # a bfloat16 is the upper half of a float32
-        sums[bits[i]] += np.uint32(np.uint32(upstream[i]) << np.uint32(16)).view(np.float32)
+        sums[bits[i]] += U32(U32(upstream[i]) << U32(16)).view(F32)
 
 
 @_compiled
-def _add_listed(bits: Any, upstream: Any, values: Any, sums: Any) -> None:
+def _add_float16(bits: Any, upstream: Any, values: Any, sums: Any) -> None:
     for i in range(bits.size):
         sums[bits[i]] += values[upstream[i]]
 
 
 @_compiled
-def _pull(bits: Any, upstream: Any, slope: Any, shift: Any, out: Any) -> None:
-    for i in range(bits.size):
-        row = bits[i]
-        above = np.uint32(np.uint32(upstream[i]) << np.uint32(16)).view(np.float32)
-        value = np.float32(np.float32(above * slope[row]) + shift[row])
-        wide = value.view(np.uint32)
-        # round to nearest, ties to even, as torch does; NaN stays NaN
-        rounded = (wide + np.uint32(0x7FFF) + ((wide >> np.uint32(16)) & np.uint32(1))) >> (
-            np.uint32(16)
-        )
-        out[i] = np.uint16(0x7FC0) if value != value else np.uint16(rounded)
+def _affine(above: Any, line: Any) -> Any:
+    """``above * slope + shift``, rounded twice as torch does, as the bits of a float32."""
+    slope, shift = U32(line).view(F32), U32(line >> U64(32)).view(F32)
+    return F32(F32(above * slope) + shift).view(U32)
+
+
+@_compiled
+def _to_bfloat16(wide: Any) -> Any:
+    """The nearest bfloat16, ties to even; NaN stays NaN."""
+    even = U32(U32(wide >> U32(16)) & U32(1))
+    nearest = U32(U32(wide + U32(U32(0x7FFF) + even)) >> U32(16))
+    return U16(nearest) if U32(wide & U32(0x7FFFFFFF)) <= U32(0x7F800000) else U16(0x7FC0)
+
+
+@_compiled
+def _to_float16(wide: Any) -> Any:
+    """The nearest float16, ties to even; NaN stays NaN. Without branches, so that it vectorizes."""
+    size = U32(wide & U32(0x7FFFFFFF))
+    even = U32(U32(size >> U32(13)) & U32(1))
+    nearest = U32(U32(U32(size + U32(U32(0xFFF) + even)) >> U32(13)) - U32(112 << 10))
+    # below 2**-14: adding 0.5 rounds to 2**-24, the step of the subnormals
+    small = U32(F32(size.view(F32) + F32(0.5)).view(U32) - U32(0x3F000000))
+    nearest = small if size < U32(0x38800000) else nearest
+    nearest = U32(0x7C00) if size >= U32(0x47800000) else nearest  # 2**16: infinite
+    nearest = U32(0x7E00) if size > U32(0x7F800000) else nearest
+    return U16(U32(U32(wide >> U32(16)) & U32(0x8000)) | nearest)
+
+
+@_compiled
+def _gather(words: Any, lines: Any, gathered: Any) -> None:
+    for i in range(words.size):
+        word = words[i]
+        gathered[4 * i] = lines[word & U64(0xFFFF)]
+        gathered[4 * i + 1] = lines[(word >> U64(16)) & U64(0xFFFF)]
+        gathered[4 * i + 2] = lines[(word >> U64(32)) & U64(0xFFFF)]
+        gathered[4 * i + 3] = lines[word >> U64(48)]
+
+
+@_compiled
+def _pull_gathered(upstream: Any, gathered: Any, out: Any) -> None:
+    for i in range(_BLOCK):
+        above = U32(U32(upstream[i]) << U32(16)).view(F32)
+        out[i] = _to_bfloat16(_affine(above, gathered[i]))
+
+
+@_compiled
+def _pull_bfloat16(bits: Any, words: Any, upstream: Any, lines: Any, out: Any) -> None:
+    gathered = np.empty(_BLOCK, U64)
+    blocks = bits.size // _BLOCK
+    for block in range(blocks):
+        first = block * _BLOCK
+        _gather(words[first // 4 : first // 4 + _BLOCK // 4], lines, gathered)
+        part = slice(first, first + _BLOCK)
+        _pull_gathered(upstream[part], gathered, out[part])
+    for i in range(blocks * _BLOCK, bits.size):
+        above = U32(U32(upstream[i]) << U32(16)).view(F32)
+        out[i] = _to_bfloat16(_affine(above, lines[bits[i]]))
+
+
+@_compiled
+def _pull_float16(bits: Any, words: Any, upstream: Any, values: Any, lines: Any, out: Any) -> None:
+    gathered, above = np.empty(_BLOCK, U64), np.empty(_BLOCK, F32)
+    blocks = bits.size // _BLOCK
+    for block in range(blocks):
+        first = block * _BLOCK
+        _gather(words[first // 4 : first // 4 + _BLOCK // 4], lines, gathered)
+        part = slice(first, first + _BLOCK)
+        _read(upstream[part], values, above)
+        _pull_read(above, gathered, out[part])
+    for i in range(blocks * _BLOCK, bits.size):
+        out[i] = _to_float16(_affine(values[upstream[i]], lines[bits[i]]))
+
+
+@_compiled
+def _read(upstream: Any, values: Any, above: Any) -> None:
+    for i in range(_BLOCK):
+        above[i] = values[upstream[i]]
+
+
+@_compiled
+def _pull_read(above: Any, gathered: Any, out: Any) -> None:
+    for i in range(_BLOCK):
+        out[i] = _to_float16(_affine(above[i], gathered[i]))

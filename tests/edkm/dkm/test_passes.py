@@ -76,16 +76,38 @@ def test_shares_cover_every_weight(passes: Passes, threads: int) -> None:
     assert torch.equal(counts, reference.histogram(weight))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(upstream=st.floats(width=32), slope=st.floats(width=32), shift=st.floats(width=32))
-def test_rounding_is_torchs(upstream: float, slope: float, shift: float) -> None:
+def test_rounding_is_torchs(
+    dtype: torch.dtype, upstream: float, slope: float, shift: float
+) -> None:
     pytest.importorskip("numba")
-    weight, grad = torch.zeros(1).bfloat16(), torch.tensor([upstream]).bfloat16()
+    weight, grad = torch.zeros(1, dtype=dtype), torch.tensor([upstream]).to(dtype)
     tables = torch.full((PATTERNS,), slope), torch.full((PATTERNS,), shift)
     outs = [torch.empty_like(grad) for _ in range(2)]
     for passes, out in zip((reference, named_passes("numba_cpu")), outs, strict=True):
         passes.gradient(weight, grad, *tables, out)
     assert torch.equal(outs[0].isnan(), outs[1].isnan())
     assert torch.equal(outs[0].nan_to_num(), outs[1].nan_to_num())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rounds_every_neighbourhood_of_a_value_as_torch_does(
+    passes: Passes, dtype: torch.dtype
+) -> None:
+    # each value of the dtype, the middle to the next one, and both float32 neighbours of these
+    values = pattern_values(dtype)
+    values = values[torch.isfinite(values)].float()
+    up = torch.nextafter(values.to(dtype), torch.tensor(float("inf"), dtype=dtype)).float()
+    middles = torch.where(up.isfinite(), values / 2 + up / 2, values)
+    exact = torch.cat([values, middles])
+    around = [torch.nextafter(exact, torch.full_like(exact, s * float("inf"))) for s in (-1, 1)]
+    for shift in torch.cat([exact, *around]).split(PATTERNS):
+        shift = torch.nn.functional.pad(shift, (0, PATTERNS - len(shift)))
+        weight = pattern_values(dtype)  # reads every row of the table once
+        out = torch.empty_like(weight)
+        passes.gradient(weight, torch.zeros_like(weight), torch.ones(PATTERNS), shift, out)
+        assert torch.equal(out, shift.to(dtype))
 
 
 def test_every_float16_sum_reads_its_value(passes: Passes) -> None:
