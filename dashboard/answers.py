@@ -40,6 +40,23 @@ class Opened:
         answer: R = _answer(str(self.run.path), self.version, name, given, self.run, question)
         return answer
 
+    def ask_beside(
+        self,
+        other: Opened,
+        question: Callable[Concatenate[Any, Any, P], R],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """The answer of an analysis to this run and another."""
+        name = f"{question.__module__}.{question.__qualname__}"
+        given = (args, tuple(sorted(kwargs.items())))
+        paths = (str(self.run.path), str(other.run.path))
+        both = (self.run, other.run)
+        answer: R = _answer_of_two(
+            paths, (self.version, other.version), name, given, both, question
+        )
+        return answer
+
 
 def open_run(path: Path) -> Opened:
     """Opens a run; ValueError (RunError) when it cannot be read."""
@@ -66,3 +83,12 @@ def _answer(
 ) -> Any:
     args, kwargs = given
     return _question(_run, *args, **dict(kwargs))
+
+
+@st.cache_resource(max_entries=64, show_spinner="Comparing the runs")
+def _answer_of_two(
+    paths: tuple[str, str], versions: tuple[str, str], name: str, given: Any,
+    _runs: tuple[Run, Run], _question: Callable[..., Any],
+) -> Any:  # fmt: skip
+    args, kwargs = given
+    return _question(*_runs, *args, **dict(kwargs))

@@ -8,19 +8,24 @@ Boundary: no figures. Which run is open, not what is in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import streamlit as st
 
 from dashboard.answers import Opened, open_run
+from dashboard.bundled import RECORDED
 from dashboard.data import RunsFolder
+from dashboard.panels.export import export_as
 from dashboard.panels.record import OPENED, record_panel
 from dashboard.theme import Ground
 from dashboard.words import literal
 from profiler.analyses.steps import Contents, RecordedStep, contents
+from profiler.reports.html import html_report
 
 ROOT = "runs_root"  # session key: the folder of runs
+BUNDLED = "show_bundled"  # session key: whether bundled runs stand in where there are none
 Needs = Literal["saves", "totals", "memory", "transfers", "nodes"]
 
 _MISSING = {
@@ -52,9 +57,15 @@ class View:
         return f"{literal(self.opened.name)}, step {self.step}{named}"
 
 
+def home() -> Path:
+    """The folder that the dashboard was pointed at: where recordings go."""
+    return Path(st.session_state[ROOT])
+
+
 def folder() -> RunsFolder:
-    """The folder that the dashboard was pointed at."""
-    return RunsFolder(Path(st.session_state[ROOT]))
+    """The folder to read: the viewer's own; that of the bundled runs while it has none."""
+    own = RunsFolder(home())
+    return own if own.names() or not st.session_state.get(BUNDLED) else RunsFolder(RECORDED)
 
 
 def ground() -> Ground:
@@ -64,7 +75,8 @@ def ground() -> Ground:
 
 def pick_run() -> None:
     """The run picker of the sidebar; the choice is in the session under `run`."""
-    names = folder().names()
+    shown = folder()
+    names = shown.names()
     opened = st.session_state.pop(OPENED, None)
     if opened in names:
         st.session_state["run"] = opened
@@ -72,6 +84,11 @@ def pick_run() -> None:
         del st.session_state["run"]
     if names:
         st.sidebar.selectbox("Run", names, index=0, key="run", bind="query-params")
+    if shown.root == RECORDED:
+        st.sidebar.caption(
+            f"Bundled runs: no run yet in {literal(home())}. Record one of your own on the page "
+            "Optimizations, or with `python -m profiler.trace -- script.py`."
+        )
 
 
 def pick_step() -> None:
@@ -107,9 +124,11 @@ def explore(title: str, needs: Needs) -> View | None:
     if isinstance(view, str):
         st.info(view)
         with st.expander("Record a run", expanded=chosen_run() is None):
-            record_panel(folder().root)
+            record_panel(home())
         return None
     notes(view.opened, len(view.contents.ranks))
+    stem = f"{view.opened.name}-step{view.step}"
+    export_as(stem, partial(html_report, view.opened.run, step=view.step))
     return view
 
 
@@ -117,7 +136,12 @@ def look(needs: Needs) -> View | str:
     """The chosen run and step, or the reason why there is nothing to show."""
     name = chosen_run()
     if name is None:
-        return f"No run yet in {literal(folder().root)}."
+        return f"No run yet in {literal(home())}."
+    return look_at(name, needs, st.session_state.get("step"))
+
+
+def look_at(name: str, needs: Needs, step: int | None) -> View | str:
+    """A run and one of its steps (the last where it has no such step), or why it has nothing."""
     try:
         opened = open_run(folder().path(name))
         held = opened.ask(contents)
@@ -128,9 +152,8 @@ def look(needs: Needs) -> View | str:
         note = f" About this run: {literal(opened.note)}." if opened.note else ""
         return _MISSING[needs] + waiting + note
     last = held.steps[-1] if held.steps else RecordedStep(step=0)
-    by_number = {each.step: each for each in held.steps}
-    step = by_number.get(st.session_state.get("step", last.step), last)
-    return View(opened, held, step.step, step.name)
+    found = next((each for each in held.steps if each.step == step), last)
+    return View(opened, held, found.step, found.name)
 
 
 def pick_rank(view: View) -> int:

@@ -10,17 +10,27 @@ from __future__ import annotations
 from typing import Literal
 
 from profiler.reports.theme import (
+    BLUE,
     CATEGORY_COLOURS,
+    GREEN,
+    GREY,
+    MUTED,
+    ORANGE,
+    PURPLE,
     ROW_COLOURS,
     ROW_ORDER,
+    SKY,
+    VERMILION,
     WINE,
+    YELLOW,
     in_order,
     row_colour,
 )
 
 __all__ = [
-    "CATEGORY_COLOURS", "CATEGORY_NAMES", "FADED", "FADED_TEXT", "ROW_COLOURS", "ROW_ORDER",
-    "SECOND", "Ground", "category_colour", "in_order", "ink", "row_colour", "surface",
+    "CATEGORY_COLOURS", "CATEGORY_NAMES", "FADED", "FADED_TEXT", "METHOD_COLOURS", "ROW_COLOURS",
+    "ROW_ORDER", "SECOND", "Ground", "category_colour", "in_order", "ink", "method_colour",
+    "row_colour", "surface",
 ]  # fmt: skip
 
 Ground = Literal["light", "dark"]
@@ -43,6 +53,19 @@ CATEGORY_NAMES = {
     "peer": "host copies of simulated peers",
 }
 
+# Every way to compress a model in the one order; ours last, so that it is drawn on top.
+METHOD_COLOURS = {
+    "dense": MUTED,
+    "rtn": GREY,
+    "smoothquant": SKY,
+    "gptq": BLUE,
+    "awq": GREEN,
+    "llm-qat": PURPLE,
+    "kmeans": YELLOW,
+    "dkm": ORANGE,
+    "edkm": VERMILION,
+}
+
 
 def ink(ground: Ground) -> str:
     """Colour of text and thin lines on `ground`."""
@@ -57,3 +80,8 @@ def surface(ground: Ground) -> str:
 def category_colour(name: str) -> str:
     """Colour of a memory category; what nothing explains is wine."""
     return CATEGORY_COLOURS.get(name, WINE)
+
+
+def method_colour(name: str) -> str:
+    """Colour of a compression method; unknown ones are wine, never a known one's colour."""
+    return METHOD_COLOURS.get(name, WINE)

@@ -6,10 +6,13 @@ Boundary: no computing and no file reading here.
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
-from dashboard.charts.shares import share_chart
+from dashboard.charts.shares import share_chart, share_records
 from dashboard.frame import View, explore, ground
+from dashboard.panels.download import offer_data
 from dashboard.sentences import fullest, sentences, shares
 from dashboard.tables import mib_columns, mib_value, short_op
 from profiler.analyses.duplicates import Duplicates, duplicates
@@ -74,6 +77,7 @@ def _bar(view: View, balance: Balance) -> None:
         share_chart(shares(balance), ground()), key="shares",
         alt="One bar of the fullest moment, divided by category",
     )  # fmt: skip
+    offer_data("shares", partial(share_records, shares(balance)))
 
 
 def _modules(seen: Ledger) -> None:

@@ -1,25 +1,28 @@
 """Which module and which line keeps it?
 
 Contract: the tree of modules and operations by kept bytes; the chosen part has its figures and its
-lines of code below.
+lines of code below, and is in the URL.
 Boundary: no computing and no file reading here.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import streamlit as st
 
-from dashboard.charts.icicle import icicle_chart
+from dashboard.charts.icicle import icicle_chart, icicle_records
 from dashboard.frame import View, explore, ground
+from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value, short_op, source_words
 from dashboard.words import literal
-from profiler.analyses.places import Place, Places, places, source_lines
+from profiler.analyses.places import SEPARATOR, Place, Places, places, source_lines
 from profiler.reports.units import format_mib
 
 TITLE = "Which module and which line keeps it?"
 NODES = 1500
+PART = "part"  # name in the URL
 
 
 def page() -> None:
@@ -39,18 +42,20 @@ def page() -> None:
         icicle_chart(seen, ground()), key="icicle", on_select="rerun",
         selection_mode="points",
     )  # fmt: skip
+    offer_data("where", partial(icicle_records, seen))
     _detail(view, _chosen(seen, event))
 
 
 def _chosen(seen: Places, event: Any) -> Place:
-    """The clicked place; the root where none is."""
-    points = event.selection.points if event else []
+    """The clicked place, else that of the URL, else the root."""
     by_id = {node.path or "root": node for node in seen.nodes}
-    for point in points:
+    by_name = {node.path.replace(SEPARATOR, "/"): node for node in seen.nodes}
+    for point in event.selection.points if event else []:
         found = by_id.get(point.get("id"))
         if found is not None:
+            st.query_params[PART] = found.path.replace(SEPARATOR, "/")
             return found
-    return seen.nodes[0]
+    return by_name.get(st.query_params.get(PART, ""), seen.nodes[0])
 
 
 def _detail(view: View, place: Place) -> None:

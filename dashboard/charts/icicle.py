@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from dashboard.tables import short_op
 from dashboard.theme import Ground, category_colour, ink, surface
 from profiler.analyses.places import Place, Places
-from profiler.reports.units import format_bytes
+from profiler.reports.units import format_bytes, mib
 
 ROW = 44  # pixels per level
 
@@ -22,6 +22,21 @@ ROW = 44  # pixels per level
 def icicle_labels(nodes: list[Place]) -> list[str]:
     """What stands in each rectangle."""
     return [short_op(node.label) if node.kind == "op" else node.label for node in nodes]
+
+
+def icicle_records(seen: Places) -> list[dict[str, Any]]:
+    """One record per rectangle, for a table."""
+    return [
+        {
+            "module": node.module,
+            "operation": short_op(node.op) if node.op else "",
+            "kind": node.kind,
+            "with all inside MiB": mib(node.total_bytes),
+            "itself MiB": mib(node.self_bytes),
+            "saves": node.saves,
+        }
+        for node in seen.nodes
+    ]
 
 
 def icicle_chart(seen: Places, ground: Ground) -> Any:

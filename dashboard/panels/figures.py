@@ -11,7 +11,9 @@ from typing import Any
 
 import streamlit as st
 
+from profiler.analyses.levers import Combinations
 from profiler.reports.ablation_view import AblationView, Row
+from profiler.reports.theme import in_order
 from profiler.reports.units import (
     NOTHING,
     format_error,
@@ -19,6 +21,8 @@ from profiler.reports.units import (
     format_mib,
     format_seconds,
 )
+
+PER_ROW = 4  # metrics: with more to a row their figures are cut on a narrow screen
 
 
 def metrics(seen: AblationView, row: Row) -> list[tuple[str, str, str | None]]:
@@ -43,11 +47,14 @@ def metrics(seen: AblationView, row: Row) -> list[tuple[str, str, str | None]]:
 def metric_row(seen: AblationView, row: Row) -> None:
     """Draws the metrics of the chosen configuration."""
     figures = metrics(seen, row)
-    for column, (label, value, second) in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(
-            label, value, second, delta_color="off", delta_arrow="off", border=True,
-            height="stretch",
-        )  # fmt: skip
+    for first in range(0, len(figures), PER_ROW):
+        for column, (label, value, second) in zip(
+            st.columns(PER_ROW), figures[first : first + PER_ROW], strict=False
+        ):
+            column.metric(
+                label, value, second, delta_color="off", delta_arrow="off", border=True,
+                height="stretch",
+            )  # fmt: skip
 
 
 def table(seen: AblationView) -> list[dict[str, Any]]:
@@ -80,4 +87,42 @@ def figures_table(seen: AblationView) -> None:
         "Paper: Table 2 of arXiv 2309.00964; its MB are 2**20 bytes, its seconds approximate, on "
         "8 x A100. Peers: what the other, simulated learners would hold. Gradient error: relative "
         "L2 against the float64 dense gradient."
+    )
+
+
+def combinations(seen: AblationView, predicted: Combinations) -> list[dict[str, Any]]:
+    """One record per combination: what was measured, what is predicted, what the paper says."""
+    guessed = {one.name: one for one in predicted.rows}
+    records = []
+    for name in in_order(dict.fromkeys([*guessed, *(row.name for row in seen.rows)])):
+        row, one = seen.row(name), guessed.get(name)
+        said = NOTHING if one is None else format_mib(one.predicted_host_bytes)
+        records.append(
+            {
+                "combination": name,
+                "is": "measured" if row is not None else "predicted only",
+                "host MiB, measured": format_mib(None if row is None else row.host_bytes),
+                "host MiB, predicted": f"at most {said}" if one and one.upper_bound else said,
+                "paper MB": NOTHING
+                if row is None or row.paper is None
+                else str(row.paper.host_mib),
+                "D2H MiB, measured": format_mib(None if row is None else row.d2h_bytes),
+                "D2H MiB, predicted": format_mib(None if one is None else one.predicted_d2h_bytes),
+                "H2D MiB, measured": format_mib(None if row is None else row.h2d_bytes),
+                "H2D MiB, predicted": format_mib(None if one is None else one.predicted_h2d_bytes),
+            }
+        )
+    return records
+
+
+def combinations_table(seen: AblationView, predicted: Combinations) -> None:
+    """Draws the table of the eight combinations and fused."""
+    st.dataframe(
+        combinations(seen, predicted), hide_index=True,
+        alt="Measured, predicted and the paper's host bytes per combination",
+    )  # fmt: skip
+    assumed = "; ".join(predicted.assumes)
+    st.caption(
+        "Predicted from the recorded row none; fused saves other tensors and is only measured."
+        + (f" Assumed: {assumed}." if assumed else "")
     )

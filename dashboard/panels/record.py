@@ -1,7 +1,7 @@
 """The panel that records an ablation: choose a size, start, watch, cancel; or copy the command.
 
 Contract: one recording at a time, shared by all browser tabs; a failure shows the command's own
-last words as plain text.
+last words as plain text. Where recording is switched off (`--no-record`) nothing can be started.
 Boundary: Streamlit only; the process is `dashboard.recording`'s.
 """
 
@@ -20,6 +20,7 @@ PRESETS = {
     "llama-160m": "768 x 768",
     "llama-tiny": "a few seconds, to see how it works",
 }
+MAY_RECORD = "may_record"  # session key: whether a button may start a process
 OPENED = "opened_by_recording"  # session key: the run to choose after a recording
 
 
@@ -35,8 +36,7 @@ def recorder(root: Path) -> Recorder:
 
 def record_panel(root: Path) -> None:
     """Choice of size, button and command; or the recording that is under way."""
-    owner = recorder(root)
-    if owner.current is not None:
+    if may_record() and recorder(root).current is not None:
         _watch(root)
         return
     model = st.selectbox(
@@ -44,14 +44,24 @@ def record_panel(root: Path) -> None:
         format_func=lambda name: f"{name}: {PRESETS[name]}",
     )  # fmt: skip
     request = Request(model=model)
-    if st.button("Record the attn0 ablation", type="primary", key="record"):
-        start(root, request)
-    st.caption("Or in a terminal, in the folder of this project:")
+    if not may_record():
+        st.caption("Recording from here is switched off (--no-record). In a terminal:")
+    else:
+        if st.button("Record the attn0 ablation", type="primary", key="record"):
+            start(root, request)
+        st.caption("Or in a terminal, in the folder of this project:")
     st.code(command_line(request.arguments(root / "my-run")), language="sh")
+
+
+def may_record() -> bool:
+    """Whether the one who started the dashboard lets it start a process."""
+    return bool(st.session_state.get(MAY_RECORD, True))
 
 
 def start(root: Path, request: Request) -> None:
     """Starts recording and redraws the page."""
+    if not may_record():
+        return
     try:
         recorder(root).start(request)
     except OSError as error:

@@ -15,10 +15,12 @@ from typing import Any
 import streamlit as st
 
 from dashboard.data import RunSummary
-from dashboard.panels.record import PRESETS, recorder, start
+from dashboard.panels.record import PRESETS, may_record, recorder, start
 from dashboard.recording import Request
 from dashboard.words import command_line, literal
+from profiler.analyses.levers import Combinations
 from profiler.reports.ablation_view import AblationView
+from profiler.reports.units import format_mib
 
 SWITCHES = {
     "M": "Marshaling: keep one host copy of what several saved tensors can be rebuilt from.",
@@ -46,20 +48,33 @@ def choose_row(seen: AblationView) -> str:
     return "fused" if fused else "+".join(chosen) or "none"
 
 
-def offer_missing(root: Path, summary: RunSummary, seen: AblationView, name: str) -> None:
-    """Says that `name` was not recorded, and how to record it."""
+def offer_missing(
+    root: Path, summary: RunSummary, seen: AblationView, name: str, predicted: Combinations | None
+) -> None:
+    """Says that `name` was not recorded, what is predicted for it, and how to record it."""
     st.info(
         f"This run did not record {literal(name)}. It has: "
         + ", ".join(literal(row.name) for row in seen.rows)
         + "."
     )
+    for one in predicted.rows if predicted else []:
+        if one.name == name:
+            most = "at most " if one.upper_bound else ""
+            st.metric(
+                "Host, MiB, predicted (what-if)",
+                most + format_mib(one.predicted_host_bytes),
+                help="From the recorded row none, without running this combination.",
+                border=True, width=320,
+            )  # fmt: skip
     configs = tuple(row.name for row in seen.rows)
     request = request_like(summary.info, seen.raw, (*configs, name))
     if request is None:
         st.caption("Record it with the command of this run and --configs " + literal(name) + ".")
         return
     st.code(command_line(request.arguments(root / "my-run")), language="sh")
-    if recorder(root).current is None and st.button("Record it", key="record_missing"):
+    if not may_record() or recorder(root).current is not None:
+        return
+    if st.button("Record it", key="record_missing"):
         start(root, request)
 
 

@@ -22,7 +22,7 @@ TITLE = "What does each optimization save, and what does it cost?"
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "runs"
     folder.mkdir()
-    monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(folder)])
+    monkeypatch.setattr(sys, "argv", ["app.py", "--no-bundled", "--runs", str(folder)])
     return folder
 
 

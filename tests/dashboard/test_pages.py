@@ -26,7 +26,7 @@ EXPLORE = [
 
 
 def opened(root: Path, page: str, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(root)])
+    monkeypatch.setattr(sys, "argv", ["app.py", "--no-bundled", "--runs", str(root)])
     app = AppTest.from_file(str(APP), default_timeout=120)
     for key, value in query.items():
         app.query_params[key] = value
