@@ -7,14 +7,12 @@ Boundary: no computing here; the experiment is dashboard.lessons.saves.
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-
 import streamlit as st
 
 from dashboard.charts.lessons import OWNER_WORDS, kept_chart
-from dashboard.frame import ground, look
+from dashboard.frame import ground
 from dashboard.lessons.saves import OPERATIONS, WIDTH, Kept, Operation, measure_all, saved_by
+from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from dashboard.tables import mib_columns, mib_value, short_op
 from profiler.analyses.places import operations
 
@@ -45,17 +43,11 @@ def page() -> None:
         key="rows", bind="query-params",
     )  # fmt: skip
     found = measured(rows)
-    guess = st.radio(
-        f"What will autograd keep for `y = {code}`?", list(CHOICES), index=None, horizontal=True,
-        key=f"guess-{code}",
-    )  # fmt: skip
-    if guess is None:
-        st.info("Choose an answer first: the chart comes after it.")
-    else:
+    guess = ask(f"What will autograd keep for `y = {code}`?", list(CHOICES), code)
+    if guess is not None:
         _answer(by_code[code], next(kept for kept in found if kept.code == code), guess)
         _chart(found, code)
-    st.subheader("How it was asked")
-    st.code(textwrap.dedent(inspect.getsource(saved_by)), language="python")
+    code_that_ran(saved_by)
     _own_run()
 
 
@@ -68,10 +60,7 @@ def measured(rows: int) -> list[Kept]:
 def _answer(operation: Operation, kept: Kept, guess: str) -> None:
     truth = " and ".join(OWNER_WORDS[name] for name in kept.owners) or "nothing"
     why = f"`{operation.code}` keeps **{truth}**: {operation.why}."
-    if CHOICES[guess] == kept.owners:
-        st.success(f"Yes. {why}")
-    else:
-        st.warning(f"Not so. {why}")
+    verdict(CHOICES[guess] == kept.owners, why)
 
 
 def _chart(found: list[Kept], code: str) -> None:
@@ -86,10 +75,8 @@ def _chart(found: list[Kept], code: str) -> None:
 
 
 def _own_run() -> None:
-    st.subheader("In your run")
-    view = look("saves")
-    if isinstance(view, str):
-        st.caption(view)
+    view = own_run("saves")
+    if view is None:
         return
     st.write(f"The operations of {view.place}, by what they keep:")
     rows = [

@@ -7,13 +7,12 @@ Boundary: no computing here; the experiment is dashboard.lessons.storages.
 
 from __future__ import annotations
 
-import inspect
-
 import streamlit as st
 
 from dashboard.charts.lessons import line_chart
-from dashboard.frame import ground, look
+from dashboard.frame import ground
 from dashboard.lessons.storages import SECONDS, Line, bytes_of, table_1
+from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from profiler.analyses.duplicates import duplicates
 from profiler.reports.units import MIB, format_bytes
 
@@ -35,8 +34,7 @@ def page() -> None:
     lines = measured(side, second)
     st.code("\n".join(f"{line.code:32}# {number}" for number, line in enumerate(lines)))
     _ask(lines, side, second)
-    st.subheader("How it was counted")
-    st.code(inspect.getsource(bytes_of), language="python")
+    code_that_ran(bytes_of)
     _own_run()
 
 
@@ -49,19 +47,13 @@ def measured(side: int, second: str) -> list[Line]:
 def _ask(lines: list[Line], side: int, second: str) -> None:
     size = 4 * side * side
     choices = [0, size // 2, size, size * 3 // 2, 2 * size]
-    guess = st.radio(
-        f"x0 has {format_bytes(size)}. What do y0 and y1 hold on the host after line 3?",
-        choices, index=None, horizontal=True, format_func=format_bytes,
-        key=f"guess-{side}-{second}",
-    )  # fmt: skip
+    question = f"x0 has {format_bytes(size)}. What do y0 and y1 hold on the host after line 3?"
+    guess = ask(question, choices, f"{side}-{second}", format_bytes)
     if guess is None:
-        st.info("Choose an answer first: the chart comes after it.")
         return
     last = lines[-1]
-    first = "Yes" if guess == last.host else "Not so"
     said = (
-        f"{first}: **{format_bytes(last.host)}** on the host for {format_bytes(last.device)} on "
-        f"the device. "
+        f"**{format_bytes(last.host)}** on the host for {format_bytes(last.device)} on the device. "
     )
     if last.marshaled < last.host:
         said += (
@@ -70,7 +62,7 @@ def _ask(lines: list[Line], side: int, second: str) -> None:
         )
     else:
         said += "x1 has a storage of its own here, so there is nothing to share."
-    (st.success if guess == last.host else st.warning)(said)
+    verdict(guess == last.host, said)
     st.write(
         "Three bars per line: device, host when every tensor is copied, host with the marshaling "
         "of `edkm.saved`."
@@ -90,10 +82,8 @@ def _paper(side: int, second: str) -> None:
 
 
 def _own_run() -> None:
-    st.subheader("In your run")
-    view = look("saves")
-    if isinstance(view, str):
-        st.caption(view)
+    view = own_run("saves")
+    if view is None:
         return
     found = view.opened.ask(duplicates, view.step)
     st.write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.charts.lessons import kept_chart, kept_records, line_chart, line_records
 from dashboard.lessons.saves import OPERATIONS, WIDTH, measure, measure_all, saved_by
-from dashboard.lessons.storages import SECONDS, bytes_of, table_1
+from dashboard.lessons.storages import SECONDS, table_1
 
 MIB = 2**20
 TRUTH: dict[str, tuple[str, ...]] = {
@@ -41,13 +40,10 @@ def test_autograd_keeps_what_the_derivative_needs(operation: Any) -> None:
         assert kept.bytes["weight"] in (0, 4 * WIDTH * WIDTH)
 
 
-def test_the_code_that_is_shown_is_short_and_is_what_ran() -> None:
+def test_what_is_saved_is_what_autograd_hands_over() -> None:
     x = torch.ones(3, requires_grad=True)
     kept, y = saved_by(lambda: x.exp())
     assert [torch.equal(tensor, y) for tensor in kept] == [True]
-    for shown in (saved_by, bytes_of):
-        lines = [line for line in inspect.getsource(shown).splitlines() if line.strip()]
-        assert len(lines) <= 10
 
 
 def test_the_first_lines_are_the_papers_table() -> None:
@@ -107,5 +103,5 @@ def test_the_answer_is_the_measured_one(app: AppTest, second: str) -> None:
     truth = table_1(256, second)[-1].host
     app.radio(key=f"guess-256-{second}").set_value(truth).run()
     assert not app.exception
-    assert app.success[0].value.startswith("Yes:")
+    assert app.success[0].value.startswith("Yes.")
     assert len(app.get("vega_lite_chart")) == 1

@@ -1,0 +1,110 @@
+"""Soft clustering of weights: what each becomes, and how strongly each feels one gradient.
+
+Contract: weights and their images as they were computed, nothing smoothed.
+Boundary: Altair only; the figures come from dashboard.lessons.kmeans.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from dashboard.charts.frame import Layered
+from dashboard.lessons.kmeans import ASKED, GROUPS, Clustered
+from dashboard.theme import Ground, ink
+from profiler.reports.theme import BLUE, GREY, ORANGE, VERMILION
+
+GROUP_WORDS = {
+    "itself": "the weight itself", "own cluster": "others of its cluster",
+    "other clusters": "weights of other clusters",
+}  # fmt: skip
+COLOURS = dict(zip(GROUPS, (VERMILION, ORANGE, BLUE), strict=True))
+CURVES = {"soft: DKM": VERMILION, "hard: the nearest centroid": GREY}
+
+
+def pull_records(found: Clustered) -> list[dict[str, Any]]:
+    """One record per weight: where it lies and the gradient that it gets."""
+    return [
+        {"weight": weight, "gradient": gradient, "group": GROUP_WORDS[group]}
+        for weight, gradient, group in zip(found.weights, found.gradient, found.groups, strict=True)
+    ]
+
+
+def curve_records(found: Clustered) -> list[dict[str, Any]]:
+    """One record per weight and kind of clustering."""
+    return [
+        {"weight": weight, "clustered": value, "kind": kind}
+        for kind, values in zip(CURVES, (found.soft, found.hard), strict=True)
+        for weight, value in zip(found.weights, values, strict=True)
+    ]
+
+
+def pull_chart(found: Clustered, ground: Ground) -> Layered:
+    """The gradient of one clustered weight with respect to every weight."""
+    words = list(GROUP_WORDS.values())
+    base = alt.Chart(alt.InlineData(values=pull_records(found)))
+    x = alt.X("weight:Q", axis=alt.Axis(title="weight", grid=False), scale=alt.Scale(nice=False))
+    stems = base.mark_rule(strokeWidth=1.2, opacity=0.55).encode(
+        x=x, y=alt.Y("gradient:Q", axis=alt.Axis(title="gradient that it gets")),
+        y2=alt.datum(0), color=_colour(words),
+    )  # fmt: skip
+    dots = base.mark_circle(size=34, opacity=0.9).encode(
+        x=x,
+        y="gradient:Q",
+        color=_colour(words),
+        tooltip=[
+            alt.Tooltip("group:N", title="which"),
+            alt.Tooltip("weight:Q", format=".4f"),
+            alt.Tooltip("gradient:Q", format=".3g"),
+        ],
+    )
+    return alt.layer(_centroids(found, ground), stems, dots).properties(height=360)
+
+
+def curve_chart(found: Clustered, ground: Ground) -> Layered:
+    """What each weight becomes, softly and by its nearest centroid."""
+    lines = (
+        alt.Chart(alt.InlineData(values=curve_records(found)))
+        .mark_line(strokeWidth=2.5)
+        .encode(
+            x=alt.X("weight:Q", axis=alt.Axis(title="weight", grid=False)),
+            y=alt.Y("clustered:Q", axis=alt.Axis(title="what it becomes")),
+            color=alt.Color(
+                "kind:N",
+                scale=alt.Scale(domain=list(CURVES), range=list(CURVES.values())),
+                legend=alt.Legend(title=None, orient="top", labelFontSize=13, labelLimit=300),
+            ),
+            tooltip=[
+                alt.Tooltip("kind:N"),
+                alt.Tooltip("weight:Q", format=".4f"),
+                alt.Tooltip("clustered:Q", format=".4f"),
+            ],
+        )
+    )
+    asked = (
+        alt.Chart(
+            alt.InlineData(values=[{"weight": found.weights[ASKED], "soft": found.soft[ASKED]}])
+        )
+        .mark_point(size=120, filled=False, strokeWidth=2.5, color=ink(ground))
+        .encode(x="weight:Q", y="soft:Q")
+    )
+    return alt.layer(_centroids(found, ground), lines, asked).properties(height=300)
+
+
+def _colour(words: list[str]) -> alt.Color:
+    return alt.Color(
+        "group:N",
+        scale=alt.Scale(domain=words, range=list(COLOURS.values())),
+        legend=alt.Legend(title=None, orient="top", labelFontSize=13, labelLimit=300),
+    )
+
+
+def _centroids(found: Clustered, ground: Ground) -> alt.Chart:
+    values = [{"weight": each, "about": "centroid"} for each in found.centroids]
+    rules: alt.Chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_rule(strokeDash=[4, 4], color=ink(ground), opacity=0.4)
+        .encode(x="weight:Q", tooltip=[alt.Tooltip("about:N"), alt.Tooltip("weight:Q")])
+    )
+    return rules
