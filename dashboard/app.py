@@ -41,10 +41,6 @@ SECTIONS = {
         "learn_offload": "Offload and overlap (simulated)",
         "learn_kmeans": "Soft k-means",
         "learn_edkm": "Uniquify, shard, fused",
-        "learn_devices": "Duplicates across devices",
-        "learn_offload": "Offload and overlap (simulated)",
-        "learn_kmeans": "Soft k-means",
-        "learn_edkm": "Uniquify, shard, fused",
     },
     "About": {"methods": "Methods"},
 }
