@@ -30,7 +30,7 @@ class StepRows:
     start_ns: int
     end_ns: int
     saves: list[Row]
-    storages: list[Row]  # of the whole run: what was there before counts too
+    storages: list[Row]  # all that lived in the step: what was there before counts too
     nodes: dict[int, Row]
     parents: dict[int, list[tuple[int, int]]]  # node -> (source node, its output)
     consumers: dict[tuple[int, int], list[int]] = field(default_factory=dict)
@@ -56,14 +56,16 @@ def read_step(run: Rows, step: int | None, rank: int | None = None) -> StepRows:
     of_param = {row["storage_id"] for row in saves if row["is_param"]}
     for row in saves:
         row["of_param"] = row["storage_id"] in of_param
+    start = times[0]["start_ns"] if times else 0
+    end = (times[0]["end_ns"] if times else None) or (1 << 62)
     return StepRows(
         step=number,
         name=name,
         rank=rank,
-        start_ns=times[0]["start_ns"] if times else 0,
-        end_ns=(times[0]["end_ns"] if times else None) or (1 << 62),
+        start_ns=start,
+        end_ns=end,
         saves=saves,
-        storages=rows_of(run, "FROM storages WHERE rank = ? ORDER BY storage_id", [rank]),
+        storages=rows_of(run, _STORAGES, [rank, end, start, *at]),
         nodes={row["seq"]: row for row in nodes},
         parents=parents,
         consumers=consumers,
@@ -92,3 +94,7 @@ def node_bytes(node: Row) -> int:
 
 
 _AT = "step = ? AND rank = ?"
+_STORAGES = f"""
+SELECT * FROM storages WHERE rank = ? AND ((born_ns <= ? AND (died_ns IS NULL OR died_ns > ?))
+    OR storage_id IN (SELECT storage_id FROM saves WHERE {_AT})) ORDER BY storage_id
+"""

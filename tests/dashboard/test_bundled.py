@@ -1,4 +1,4 @@
-"""What comes with the dashboard: real runs, small, of no machine, and shown while there is nothing."""
+"""What comes with the dashboard: real runs, small, of no machine, shown while there is nothing."""
 
 from __future__ import annotations
 
