@@ -209,8 +209,8 @@ def _trace_script(
     code = trace_program(program, path, level=known, steps=steps, force=force)
     if ranks()[0] == 0:
         console = Console(stderr=True)
-        console.print(f"run:      {path}", highlight=False, markup=False)
-        console.print(f"read it:  python -m profiler report {path}", highlight=False, markup=False)
+        _line(console, f"run:      {path}")
+        _line(console, f"read it:  python -m profiler report {path}")
     return code
 
 
@@ -238,6 +238,11 @@ def _plan_script(
     return _trace_script(program, real, level, steps, force)
 
 
+def _line(console: Console, text: str) -> None:
+    """One line whatever its length: a path that wraps cannot be copied."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def _print_plan(plan: Plan, path: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**dataclasses.asdict(plan), "run": str(path)}, indent=1))
@@ -246,8 +251,8 @@ def _print_plan(plan: Plan, path: Path, as_json: bool) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(plan_report(dataclasses.asdict(plan)))
-    console.print(f"run:      {path}", highlight=False, markup=False)
-    console.print(f"read it:  python -m profiler report {path}", highlight=False, markup=False)
+    _line(console, f"run:      {path}")
+    _line(console, f"read it:  python -m profiler report {path}")
 
 
 @contextlib.contextmanager
@@ -291,10 +296,10 @@ def _print_ablation(measured: Measured, path: Path, as_json: bool) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(ablation_report(measured.ablation))
-    console.print(f"run:      {path}", highlight=False, markup=False)
+    _line(console, f"run:      {path}")
     for picture in measured.pictures:
         if picture.suffix == ".png":
-            console.print(f"picture:  {picture}", highlight=False, markup=False)
+            _line(console, f"picture:  {picture}")
     console.print("explore:  streamlit run dashboard/app.py", highlight=False)
 
 
