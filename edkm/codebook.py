@@ -18,7 +18,9 @@ from torch import Tensor
 
 from edkm.dkm import DKM, DKMConfig, assign_hard, soft_hard_gap
 from edkm.dkm.checks import check_choice
+from edkm.dkm.settings import Schedule
 from edkm.kmeans import best_kmeans, kmeans_update
+from edkm.weighted import weighted_soft
 
 Mode = Literal["soft", "straight", "off"]
 Kind = Literal["hard", "soft", "dense"]
@@ -35,9 +37,12 @@ class Codebook(DKM):
 
     ``inputs``: columns of the weight, each of which then has an ``importance`` (a buffer, 1 until
     it is measured): k-means minimizes squared errors times the importance of their column.
+    ``rows``: of the weight, each of which then has a ``scale`` (a buffer that ``start`` sets to the
+    row's root mean square, rounded to bfloat16 as it is shipped): centroids are in its units.
     """
 
     importance: Tensor | None
+    scale: Tensor | None
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class Codebook(DKM):
         mode: Mode = "soft",
         warm_start: bool = True,
         inputs: int = 0,
+        rows: int = 0,
     ) -> None:
         super().__init__(config)
         check_choice("mode", mode, MODES)
@@ -57,24 +63,46 @@ class Codebook(DKM):
         self.fixed: Tensor | None = None  # what layers use instead, inside Clustering.frozen
         self.moved = 0.0  # largest movement of a centroid in the last step, weight units
         self.register_buffer("importance", torch.ones(inputs) if inputs else None)
+        self.register_buffer("scale", torch.ones(rows) if rows else None)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, mode={self.mode}"
+
+    @property
+    def weighs(self) -> bool:
+        """Whether weights count differently or are scaled, so that DKM is ``edkm.weighted``'s."""
+        return self.importance is not None or self.scale is not None
+
+    def units(self, weight: Tensor) -> Tensor:
+        """``weight`` over its rows' scales."""
+        return weight if self.scale is None else weight / self.scale.to(weight.dtype).unsqueeze(1)
+
+    def assign(self, weight: Tensor) -> Tensor:
+        """Each weight on its nearest centroid, bit for bit as ``palette().dense()`` is."""
+        return nearest(weight, self.centroids, self.scale)
 
     def forward(self, weight: Shaped[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The weight as the layer is to use it now."""
         if self.fixed is not None:
             return self.fixed
-        if not self.training or self.mode == "soft":
+        if not self.training:
+            if not self._is_ready():
+                self.start(weight)
+            return self.assign(weight)
+        if self.mode == "soft":
             return super().forward(weight)
         if self.mode == "off":
             return weight
-        return straight_through(weight, self.begin_step(weight))
+        return straight_through(weight, self.begin_step(weight), self.scale)
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
         """k-means++ or quantiles, then hard k-means until nothing moves (dim 1)."""
-        super().start(weight)
+        if self.scale is not None:
+            size = weight.detach().float().square().mean(1).sqrt()
+            size = torch.where(size > 0, size, 1.0)
+            self.scale.copy_(size.bfloat16())
+        super().start(self.units(weight))
         if self.warm_start and self.config.dim == 1:
             self.refit(weight)
 
@@ -82,8 +110,15 @@ class Codebook(DKM):
     def refit(self, weight: Tensor, rounds: int = 100) -> None:
         """Hard k-means from the present centroids, and from quantiles; the better one stays."""
         if self.config.dim == 1:
-            found = best_kmeans(weight.detach(), self.centroids, rounds, self.importance)
-            self.centroids.copy_(found)
+            scaled = self.units(weight.detach())
+            self.centroids.copy_(best_kmeans(scaled, self.centroids, rounds, self._mass()))
+
+    def _mass(self) -> Tensor | None:
+        """What a weight counts, ``[rows or 1, columns or 1]``; None: 1."""
+        if self.scale is None:
+            return None if self.importance is None else self.importance.unsqueeze(0)
+        square = self.scale.square().unsqueeze(1)
+        return square if self.importance is None else square * self.importance
 
     @torch.no_grad()
     def weigh(self, weight: Tensor, importance: Float[Tensor, " columns"]) -> None:
@@ -102,7 +137,7 @@ class Codebook(DKM):
         before = self._step
         start = super().begin_step(weight)
         if self.mode == "straight" and self._step is not before:
-            moved = kmeans_update(weight.detach(), start, self.importance)
+            moved = kmeans_update(self.units(weight.detach()), start, self._mass())
             start.copy_(moved)
             self.end_step(moved)
         return start
@@ -126,21 +161,38 @@ class Codebook(DKM):
             return weight.detach()
         if not bool(self.ready):
             self.start(weight)
+        if kind == "soft" and self.mode == "soft" and self.weighs:
+            plan = self.schedule
+            return weighted_soft(weight, self.centroids, self.importance, self.scale, plan)
         if kind == "soft" and self.mode == "soft":
             return self.cluster(weight.detach(), self.centroids).clustered
         if kind == "soft" and self.mode == "off":
             return weight.detach()
-        return assign_hard(weight, self.centroids)
+        return self.assign(weight)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How DKM runs now."""
+        return Schedule(**self.config.settings(self.temperature))
 
     @torch.no_grad()
     def gap(self, weight: Tensor) -> float:
         """Relative distance between the weight as trained and as shipped (``soft_hard_gap``)."""
-        return soft_hard_gap(self.as_used(weight, "soft"), weight, self.centroids)
+        soft = self.units(self.as_used(weight, "soft"))
+        return soft_hard_gap(soft, self.units(weight), self.centroids)
 
 
-def straight_through(weight: Tensor, centroids: Tensor) -> Tensor:
-    """``assign_hard`` whose gradient passes to ``weight`` as it is."""
-    out: Tensor = _StraightThrough.apply(weight, centroids)  # type: ignore[no-untyped-call]
+def nearest(weight: Tensor, centroids: Tensor, scale: Tensor | None) -> Tensor:
+    """``assign_hard``, of rows over their ``scale`` if there is one."""
+    if scale is None:
+        return assign_hard(weight, centroids)
+    by = scale.to(weight.dtype).unsqueeze(1)
+    return assign_hard(weight / by, centroids) * by
+
+
+def straight_through(weight: Tensor, centroids: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``nearest`` whose gradient passes to ``weight`` as it is."""
+    out: Tensor = _StraightThrough.apply(weight, centroids, scale)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -148,9 +200,9 @@ class _StraightThrough(torch.autograd.Function):
     """Nearest centroid forwards, identity backwards; saves nothing."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, centroids: Tensor) -> Tensor:
-        return assign_hard(weight, centroids)
+    def forward(ctx: Any, weight: Tensor, centroids: Tensor, scale: Tensor | None) -> Tensor:
+        return nearest(weight, centroids, scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None

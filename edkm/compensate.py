@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edkm.clustering import Clustering
-from edkm.dkm import assign_hard
+from edkm.codebook import nearest
 
 DAMPING = 0.01  # of the mean diagonal of X^T X
 
@@ -54,7 +54,8 @@ def compensate(clustering: Clustering, batches: Sequence[dict[str, Any]]) -> lis
             gram = _gram(model, module, batches)
             if entry.codebook.importance is not None:
                 entry.codebook.weigh(entry.weight, gram.diagonal())
-            moved = compensated(entry.weight, gram, entry.codebook.centroids)
+            book = entry.codebook
+            moved = compensated(entry.weight, gram, book.centroids, book.scale)
             entry.weight.copy_(moved)
             done.append(entry.name)
     finally:
@@ -66,17 +67,21 @@ def compensated(
     weight: Float[Tensor, "out features"],
     gram: Float[Tensor, "features features"],
     centroids: Tensor,
+    scale: Tensor | None = None,
 ) -> Float[Tensor, "out features"]:
     """The weight whose nearest centroids (``[k, 1]``) are the compensated rounding of ``weight``.
 
-    ``gram``: X^T X of the layer's inputs. Columns are rounded in the order of their energy.
+    ``gram``: X^T X of the layer's inputs. ``scale``: ``[out]``, of the rows. Columns are rounded in
+    the order of their energy.
     """
     order = gram.diagonal().argsort(descending=True)
     factor = _inverse_factor(gram[order][:, order].double())
     work = weight.detach().double()[:, order]
     for column in range(work.shape[1]):
         value = work[:, column].contiguous()
-        error = (value - assign_hard(value, centroids)) / factor[column, column]
+        error = (value - nearest(value.unsqueeze(1), centroids, scale).squeeze(1)) / factor[
+            column, column
+        ]
         work[:, column + 1 :] -= error.unsqueeze(1) * factor[column, column + 1 :]
     out = torch.empty_like(weight)
     out[:, order] = work.to(weight.dtype)

@@ -19,28 +19,23 @@ _SORTED = 1 << 22  # most values that are sorted or summed at a time; for a star
 def kmeans_update(weight: Tensor, centroids: Tensor, importance: Tensor | None = None) -> Tensor:
     """Each centroid ``[k, 1]`` at the mean of the weights nearest to it; alone it stays.
 
-    ``importance``: ``[columns]`` of the weight, what each counts in the mean; None: 1.
+    ``importance``: what a weight counts in the mean, ``[rows or 1, columns or 1]``; None: 1.
     """
     index = hard_indices(weight, centroids)
-    flat = weight.reshape(-1)
+    flat, counts = weight.reshape(-1), None
+    if importance is not None:
+        counts = importance.expand(weight.shape).reshape(-1)
     mass = torch.zeros(len(centroids), dtype=torch.float64, device=flat.device)
     total = torch.zeros_like(mass)
     for start in range(0, len(flat), _SORTED):
         part = slice(start, start + _SORTED)
-        values, counts = flat[part].double(), _mass_of(part, flat, importance)
-        mass.index_add_(0, index[part], counts)
-        total.index_add_(0, index[part], counts * values)
+        values = flat[part].double()
+        each = torch.ones_like(values) if counts is None else counts[part].double()
+        mass.index_add_(0, index[part], each)
+        total.index_add_(0, index[part], each * values)
     held = mass.unsqueeze(1) > 0
     mean = (total / torch.where(mass > 0, mass, 1.0)).to(centroids.dtype).unsqueeze(1)
     return torch.where(held, mean, centroids)
-
-
-def _mass_of(part: slice, flat: Tensor, importance: Tensor | None) -> Tensor:
-    """What each of ``flat[part]`` counts, in float64."""
-    if importance is None:
-        return torch.ones_like(flat[part], dtype=torch.float64)
-    position = torch.arange(part.start, min(part.stop, len(flat)), device=flat.device)
-    return importance.double()[position % len(importance)]
 
 
 def best_kmeans(
@@ -48,8 +43,8 @@ def best_kmeans(
 ) -> Tensor:
     """Converged one-dimensional k-means from ``centroids`` or quantiles, the smaller error.
 
-    ``importance``: ``[columns]`` of the weight, what each counts; None: 1. Works on sorted values
-    and their running sums: a round costs ``k log n``. ``[k, 1]``.
+    ``importance``: as in ``kmeans_update``. Works on sorted values and their running sums: a round
+    costs ``k log n``. ``[k, 1]``.
     """
     values, mass, sums, squares = _running_sums(weight, importance)
     k = len(centroids)
@@ -70,10 +65,9 @@ def _running_sums(
     weight: Tensor, importance: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if importance is not None:
-        rows = weight.view(-1, len(importance))
-        rows = rows[:: max(1, rows.numel() // _SORTED)]  # whole rows: every column is met
-        values, order = rows.reshape(-1).double().sort()
-        counts = importance.double()[order % len(importance)]
+        some = slice(None, None, max(1, weight.numel() // _SORTED))  # whole rows: all columns
+        values, order = weight[some].reshape(-1).double().sort()
+        counts = importance.expand(weight.shape)[some].reshape(-1)[order].double()
     elif weight.dtype in (torch.bfloat16, torch.float16):
         points, multiples = represent(weight, 1)
         values, order = points[:, 0].double().sort()

@@ -16,9 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from edkm.codebook import Codebook, straight_through
+from edkm.codebook import Codebook, nearest, straight_through
 from edkm.dkm import assign_hard
 from edkm.nn import ClusteredLinear
+from edkm.weighted import weighted_linear
 
 
 class CodebookLinear(ClusteredLinear):
@@ -38,13 +39,25 @@ class CodebookLinear(ClusteredLinear):
         codebook = self.dkm
         if codebook.fixed is not None:
             return F.linear(input, codebook.fixed, self.bias)
-        if not self.training or codebook.mode == "soft":
+        if not self.training or (codebook.mode == "soft" and not codebook.weighs):
             return super().forward(input)
         if codebook.mode == "off":
             return F.linear(input, self.weight, self.bias)
         start = codebook.begin_step(self.weight)
-        out: Tensor = _StraightLinear.apply(input, self.weight, self.bias, start)  # type: ignore
-        return out
+        if codebook.mode == "soft":
+            plan, weighed = codebook.schedule, (codebook.importance, codebook.scale)
+            out, last = weighted_linear(input, self.weight, self.bias, start, *weighed, plan)
+            codebook.end_step(last)
+            return out
+        straight: Tensor = _StraightLinear.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, start, codebook.scale
+        )
+        return straight
+
+    @torch.no_grad()
+    def hard_weight(self) -> Float[Tensor, "out features"]:
+        """The weight as eval uses it and as a palettized file stores it."""
+        return self.dkm.assign(self.weight)
 
 
 class CodebookEmbedding(nn.Embedding):
@@ -93,22 +106,27 @@ class _StraightLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, centroids: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        centroids: Tensor,
+        scale: Tensor | None,
     ) -> Tensor:
-        # Saved: what a plain linear saves, and the centroids. Made again: the hard weight.
-        ctx.save_for_backward(x, weight, centroids)
-        return F.linear(x, assign_hard(weight, centroids), bias)
+        # Saved: what a plain linear saves, and the codebook. Made again: the hard weight.
+        ctx.save_for_backward(x, weight, centroids, scale)
+        return F.linear(x, nearest(weight, centroids, scale), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, centroids = ctx.saved_tensors
+        x, weight, centroids, scale = ctx.saved_tensors
         to_x = to_weight = to_bias = None
         upstream = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
         if ctx.needs_input_grad[0]:
-            to_x = upstream.mm(assign_hard(weight, centroids)).view(x.shape).to(x.dtype)
+            to_x = upstream.mm(nearest(weight, centroids, scale)).view(x.shape).to(x.dtype)
         if ctx.needs_input_grad[1]:
             to_weight = upstream.T.mm(x.reshape(-1, x.shape[-1]).to(weight.dtype))
         if ctx.needs_input_grad[2]:
             to_bias = upstream.sum(0)
-        return to_x, to_weight, to_bias, None
+        return to_x, to_weight, to_bias, None, None

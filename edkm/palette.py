@@ -98,6 +98,7 @@ class Palette:
     packed: Tensor  # uint8, packed_bytes(numel / d, bits)
     shape: tuple[int, ...]  # of the weight
     bits: int
+    scale: Tensor | None = None  # [rows], multiplies each row; bfloat16
 
     def __post_init__(self) -> None:
         check_range("bits", self.bits, 1, 8, "an index is stored in at most one byte")
@@ -109,6 +110,11 @@ class Palette:
         if self.numel % self.table.shape[1]:
             raise ValueError(
                 f"cluster dimension {self.table.shape[1]} does not divide {self.shape}"
+            )
+        if self.scale is not None and self.scale.shape != self.shape[:1]:
+            raise ValueError(
+                f"the scale has shape {tuple(self.scale.shape)} for a weight of shape "
+                f"{self.shape}; it has one value for each row: the file is misread"
             )
         if self.packed.numel() != packed_bytes(self.vectors, self.bits):
             raise ValueError(
@@ -132,28 +138,35 @@ class Palette:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of table and indices."""
-        return self.table.numel() * self.table.element_size() + self.packed.numel()
+        """Bytes of table, indices and scale."""
+        parts = (self.table, self.packed, self.scale)
+        return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
     def dense(self) -> Float[Tensor, "*shape"]:
         """The hard-assigned weight."""
-        return self.vectors_at(0, self.vectors).view(self.shape)
+        return self.rows(0, self.shape[0]).view(self.shape)
 
     def vectors_at(self, start: int, count: int) -> Float[Tensor, "n d"]:
-        """``count`` cluster vectors from number ``start`` on."""
+        """``count`` cluster vectors from number ``start`` on, before any scale."""
         index = unpack_indices(self.packed, count, self.bits, start=start)
         return self.table.index_select(0, index)
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
         """Rows ``start`` to ``stop`` of the weight seen as ``[shape[0], -1]``."""
         width = self.vectors // self.shape[0]
-        return self.vectors_at(start * width, (stop - start) * width).view(stop - start, -1)
+        found = self.vectors_at(start * width, (stop - start) * width).view(stop - start, -1)
+        if self.scale is None:
+            return found
+        return found * self.scale[start:stop].to(found.dtype).unsqueeze(1)
 
 
-def palettize(weight: Shaped[Tensor, "*shape"], centroids: Tensor, bits: int) -> Palette:
+def palettize(
+    weight: Shaped[Tensor, "*shape"], centroids: Tensor, bits: int, scale: Tensor | None = None
+) -> Palette:
     """Each vector of ``weight`` as the index of its nearest centroid (``[k, d]``).
 
-    The table is in the weight's dtype, so that ``dense()`` equals ``assign_hard`` bit for bit.
+    ``scale``: ``[rows]``, of values that bfloat16 holds; rows are divided by it before. The table
+    is in the weight's dtype, so that ``dense()`` equals what eval computes bit for bit.
     Rows must be a whole number of cluster vectors. Raises ``ValueError`` as ``hard_indices``.
     """
     dim = check_centroids(centroids, weight)
@@ -163,5 +176,9 @@ def palettize(weight: Shaped[Tensor, "*shape"], centroids: Tensor, bits: int) ->
             "must be a whole number of cluster vectors: choose another cluster dimension"
         )
     table = centroids.detach().to(weight.dtype)
-    packed = pack_indices(hard_indices(weight, centroids), bits)
-    return Palette(table, packed, tuple(weight.shape), bits)
+    held = weight.detach()
+    if scale is not None:
+        held = held / scale.to(held.dtype).unsqueeze(1)
+    packed = pack_indices(hard_indices(held, centroids), bits)
+    stored = None if scale is None else scale.to(torch.bfloat16)
+    return Palette(table, packed, tuple(weight.shape), bits, stored)

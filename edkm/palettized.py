@@ -20,21 +20,23 @@ _BLOCK = 1 << 22  # weights unpacked at a time: 16 MiB in float32
 
 
 class PalettizedLayer(nn.Module):
-    """Holds a ``Palette`` as the buffers ``table`` and ``indices``."""
+    """Holds a ``Palette`` as the buffers ``table``, ``indices`` and ``scale``."""
 
     table: Tensor
     indices: Tensor
+    scale: Tensor | None
 
     def __init__(self, palette: Palette) -> None:
         super().__init__()
         self.register_buffer("table", palette.table)
         self.register_buffer("indices", palette.packed)
+        self.register_buffer("scale", palette.scale)
         self.shape, self.bits = palette.shape, palette.bits
 
     @property
     def palette(self) -> Palette:
         """The weight as it is held now, on the layer's device."""
-        return Palette(self.table, self.indices, self.shape, self.bits)
+        return Palette(self.table, self.indices, self.shape, self.bits, self.scale)
 
     @property
     def weight(self) -> Tensor:
@@ -93,6 +95,8 @@ class PalettizedEmbedding(PalettizedLayer):
             self.indices, (wanted.unsqueeze(1) * width + each).reshape(-1), self.bits
         )
         rows = self.table.index_select(0, index).view(wanted.numel(), self.embedding_dim)
+        if self.scale is not None:
+            rows = rows * self.scale[wanted].to(rows.dtype).unsqueeze(1)
         return rows[back]
 
 

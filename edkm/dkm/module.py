@@ -102,6 +102,10 @@ class DKM(nn.Module):
         """Keep ``centroids`` for the next step and for eval."""
         self.centroids.copy_(centroids)
 
+    def units(self, weight: Tensor) -> Tensor:
+        """``weight`` as it is compared with the centroids; a subclass may scale it."""
+        return weight
+
     def cluster(self, weight: Tensor, centroids: Tensor) -> ClusterResult:
         """One soft clustering from ``centroids``, which leaves the buffers alone."""
         settings = self.config.settings(self.temperature)
@@ -117,7 +121,7 @@ class DKM(nn.Module):
                 return start
         start = self.centroids.clone()
         if self.config.repair and self._steps % REPAIR_EVERY == 0:
-            start = repair_centroids(weight, start)
+            start = repair_centroids(self.units(weight), start)
         self._steps += 1
         self._step = (weakref.ref(weight), weight._version, start)
         return start

@@ -1,8 +1,9 @@
 """Core ML: a palettized folder as an ``.mlpackage`` whose weights stay look-up tables.
 
 Contract: every clustered weight becomes one ``constexpr_lut_to_dense`` operation with our table
-and our indices; coremltools learns of them by its own palettization metadata (buffers that name
-the table), not by clustering again. Runs on Linux; predicting needs macOS.
+and our indices, times one ``constexpr_blockwise_shift_scale`` where its rows have scales.
+coremltools learns of them by its own palettization metadata (buffers that name the table), not by
+clustering again. Runs on Linux; predicting needs macOS.
 Boundary: a fixed length of token ids, no cache. Works with coremltools 9.0.
 """
 
@@ -72,6 +73,8 @@ def mark_palettized(model: nn.Module, palettes: dict[str, Palette]) -> None:
         known = metadata.CompressionMetadata(leaf)
         known.compression_type = ["palettization"]
         known.lut = table.view(*dims, -1, 1)
+        if palette.scale is not None:
+            known.palettization_scale = palette.scale.float().view(-1, *dims[1:])
         known.register(model.get_submodule(owner))
     metadata.register_metadata_version(model)
 

@@ -1,9 +1,9 @@
 """The palettized file: what its metadata says, and how it is checked.
 
 Contract: ``model.safetensors`` holds, for each clustered weight NAME, ``NAME.table`` ``[k, d]``
-and ``NAME.indices`` (uint8, one bit stream; see ``edkm.palette``), and every other tensor under
-its own name. The metadata key ``edkm`` is JSON: the version, bits and shape of each palette, and
-which names are tied to which.
+and ``NAME.indices`` (uint8, one bit stream; see ``edkm.palette``), for some ``NAME.scale``
+``[rows]`` (bfloat16, multiplies rows), and every other tensor under its own name. The metadata key
+``edkm`` is JSON: the version, bits and shape of each palette, and which names are tied to which.
 Boundary: no tensors here.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 
 FILE = "model.safetensors"
 KEY = "edkm"
-VERSION = 1
+VERSION = 2
+READS = (1, 2)  # 1 had no scales
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Header:
                 "that edkm.train or edkm.export.save wrote, or transformers' from_pretrained"
             )
         found = json.loads(text)
-        if found.get("version") != VERSION:
+        if found.get("version") not in READS:
             raise ValueError(
-                f"{where} has format version {found.get('version')}; this release reads {VERSION}: "
-                "install the release that wrote it"
+                f"{where} has format version {found.get('version')}; this release reads up to "
+                f"{VERSION}: install the release that wrote it"
             )
         weights = {name: (bits, tuple(shape)) for name, (bits, shape) in found["weights"].items()}
         return cls(weights, found["tied"])

@@ -43,7 +43,7 @@ def read_palettes(
         if missing:
             raise ValueError(f"{path} lacks {name}.{missing[0]}; copy or write it again")
         table, packed = tensors.pop(f"{name}.table"), tensors.pop(f"{name}.indices")
-        palettes[name] = Palette(table, packed, shape, bits)
+        palettes[name] = Palette(table, packed, shape, bits, tensors.pop(f"{name}.scale", None))
     return palettes, tensors, header.tied
 
 

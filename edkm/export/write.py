@@ -74,6 +74,8 @@ def _palette_tensors(palettes: Mapping[str, Palette]) -> dict[str, Tensor]:
     for name, palette in palettes.items():
         tensors[f"{name}.table"] = palette.table.cpu().contiguous()
         tensors[f"{name}.indices"] = palette.packed.cpu().contiguous()
+        if palette.scale is not None:
+            tensors[f"{name}.scale"] = palette.scale.cpu().contiguous()
     return tensors
 
 

@@ -49,6 +49,7 @@ def main(
     tau_end: Annotated[float | None, typer.Option(help="multiple of var(W)/K^2")] = None,
     straight: Annotated[float | None, typer.Option(help="share of hard steps at the end")] = None,
     compensate: Annotated[int | None, typer.Option(help="sequences to round for, first")] = None,
+    row_scale: Annotated[bool | None, typer.Option(help="a scale for each row")] = None,
     distill: Annotated[float | None, typer.Option(help="weight of a teacher's targets")] = None,
     teacher: Annotated[Path | None, typer.Option(help="dense teacher's folder")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,

@@ -71,7 +71,10 @@ class TrainConfig:
     cluster_from: float = 0.0  # share of the run before clustering starts
     straight: float = 0.0  # share of the run, at its end, with hard weights
     iterations: int = 1  # k-means updates a step
-    compensate: int = 0  # sequences to round layer by layer for, before tuning (0: plain k-means)
+    # sequences whose layer inputs set what a weight counts in k-means, and for which rounding is
+    # compensated layer by layer, before tuning (0: plain k-means)
+    compensate: int = 0
+    row_scale: bool = False  # divide rows by a scale of their own: 2 bytes a row in the file
     distill: float = 0.0  # weight of the teacher's soft targets in the loss, 0 to 1
     teacher: Path | None = None  # dense teacher; None: the model before tuning
     dtype: str = "auto"  # of the weights: "auto" (as stored), "float32", "bfloat16"

@@ -159,6 +159,8 @@ def make_plan(config: TrainConfig, ready: Prepared) -> Schedule | None:
         include=config.include,
         exclude=config.exclude,
         config=DKMConfig(iterations=config.iterations, seed=config.seed),
+        importance=config.compensate > 0,
+        row_scale=config.row_scale,
     )
     return schedule(
         clustering,

@@ -232,6 +232,35 @@ def test_unsupported_layers_are_refused_by_name() -> None:
         edkm.cluster(nn.Sequential(nn.Embedding(20, 20, max_norm=1.0)))
 
 
+@pytest.mark.parametrize("mode", ["straight", "soft"])
+def test_scales_and_importance_train_and_ship(mode: str) -> None:
+    model = Tied()
+    clustering = edkm.cluster(
+        model, bits=2, embedding_bits=4, importance=True, row_scale=True,
+    )  # fmt: skip
+    scaled = [e.name for e in clustering.weights.values() if e.codebook.scale is not None]
+    assert scaled == ["up.weight", "down.weight"]  # embeddings are looked up row by row
+    clustering.set_mode(mode)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for step in range(20):
+        clustering.new_step(step)
+        loss = loss_of(model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    metrics = clustering.metrics()
+    assert metrics["centroids_used_min"] > 0.4 and metrics["soft_hard_gap"] < 0.5
+    logits, plain = model.eval()(IDS), Tied().eval()
+    with torch.no_grad():
+        plain.up.bias.copy_(model.up.bias)
+        for name, palette in clustering.palettes().items():
+            plain.get_parameter(name).copy_(palette.dense())
+    assert torch.equal(logits, plain(IDS))
+
+
 def test_schedules_refuse_what_cannot_be() -> None:
     clustering = edkm.cluster(Tied())
     with pytest.raises(ValueError, match="overlap"):

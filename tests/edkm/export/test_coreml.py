@@ -20,8 +20,7 @@ pytest.importorskip("coremltools")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(folder: Path, *, scaled: bool) -> Path:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=64,
@@ -34,8 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True,
     )
     model = transformers.LlamaForCausalLM(config)
-    edkm.cluster(model, bits=3, embedding_bits=6)
-    return save(model, tmp_path_factory.mktemp("coreml") / "m")
+    edkm.cluster(model, bits=3, embedding_bits=6, row_scale=scaled)
+    return save(model, folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("coreml") / "m", scaled=False)
 
 
 def test_every_clustered_weight_is_a_look_up_table(folder: Path) -> None:
@@ -47,6 +51,18 @@ def test_every_clustered_weight_is_a_look_up_table(folder: Path) -> None:
     for name, palette in edkm.export.read_palettes(folder)[0].items():
         ours = np.unique(palette.table.numpy().astype(np.float16).astype(np.float32))
         assert any(len(ours) == len(t) and np.allclose(ours, t) for t in found), name
+
+
+def test_scales_of_rows_go_along(tmp_path: Path) -> None:
+    folder = written(tmp_path / "m", scaled=True)
+    operations = to_coreml(folder, length=8)._mil_program.functions["main"].operations
+    scales = [op for op in operations if op.op_type == "constexpr_blockwise_shift_scale"]
+    found = [op.scale.val.astype(np.float32).reshape(-1) for op in scales]
+    palettes = edkm.export.read_palettes(folder)[0].values()
+    ours = [palette.scale.float().numpy() for palette in palettes if palette.scale is not None]
+    assert len(ours) == 2 * 7
+    for scale in ours:
+        assert any(len(f) == len(scale) and np.allclose(f, scale, rtol=1e-3) for f in found)
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:

@@ -36,14 +36,16 @@ IDS = torch.tensor([[1, 5, 9, 33, 60]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("tied", "scaled"), [(True, False), (False, False), (True, True)])
 def test_a_folder_comes_back_as_eval_computed(
-    tmp_path: Path, tied: bool, dtype: torch.dtype
+    tmp_path: Path, tied: bool, scaled: bool, dtype: torch.dtype
 ) -> None:
     model = tiny_llama(tied=tied, dtype=dtype)
-    edkm.cluster(model, bits=3, embedding_bits=6)
+    edkm.cluster(model, bits=3, embedding_bits=6, row_scale=scaled)
     expected = model.eval()(IDS).logits
     save(model, tmp_path / "m")
+    palettes = read_palettes(tmp_path / "m")[0]
+    assert sum(palette.scale is not None for palette in palettes.values()) == 14 * scaled
     packed, dense = load(tmp_path / "m"), load(tmp_path / "m", dense=True)
     assert torch.equal(dense(IDS).logits, expected)
     torch.testing.assert_close(packed(IDS).logits, expected)

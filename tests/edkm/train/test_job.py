@@ -105,7 +105,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 ) -> None:
     more = dict(
         max_steps=6, batch_size=2, accumulate=2, sequence=128, learning_rate=1e-2, save_every=2,
-        straight=0.3, distill=0.3, warmup=1,
+        straight=0.3, distill=0.3, warmup=1, compensate=4, row_scale=True,
     )  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     config = TrainConfig(model=tiny, data=alpaca, out=whole, **more)  # type: ignore[arg-type]
@@ -178,7 +178,8 @@ def test_a_plain_run_is_the_baseline(tiny: Path, alpaca: Path, tmp_path: Path) -
 
 
 def test_half_precision_weights_and_compensation(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
-    config = settings(tiny, alpaca, tmp_path / "out", dtype="bfloat16", compensate=8, bits=4)
+    more = {"dtype": "bfloat16", "compensate": 8, "bits": 4, "row_scale": True}
+    config = settings(tiny, alpaca, tmp_path / "out", **more)
     metrics = run(config)
     perplexity = metrics["perplexity"]
     assert perplexity["after_hard"] < perplexity["compensated"]

@@ -1,0 +1,129 @@
+"""A linear layer whose DKM lets columns count by their importance, and divides rows by a scale.
+
+Contract: ``x @ W~.T + bias`` with W~ of DKM (arXiv 2108.12659, eq. 1-3), in which point i counts
+``importance[column] * scale[row]**2`` times in the means, and is ``w / scale[row]`` where it is
+compared. Exact gradients. Saved for backward: input, weight (by reference), the two vectors and
+the centroids of each update; W~ is made again.
+Boundary: one scalar codebook; without importance and scale use ``edkm.nn``, which is cheaper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from edkm.dkm.distance import compute_dtype
+from edkm.dkm.settings import Rule, Schedule
+from edkm.dkm.updates import Path, Points, pull_output, pull_updates, run_updates, soft_output
+
+
+def weighted_linear(
+    x: Float[Tensor, "*batch columns"],
+    weight: Float[Tensor, "rows columns"],
+    bias: Tensor | None,
+    centroids: Float[Tensor, "k 1"],
+    importance: Float[Tensor, " columns"] | None,
+    scale: Float[Tensor, " rows"] | None,
+    schedule: Schedule,
+) -> tuple[Float[Tensor, "*batch rows"], Float[Tensor, "k 1"]]:
+    """(``x @ W~.T + bias``, the centroids of the last update)."""
+    out: tuple[Tensor, Tensor] = _WeightedLinear.apply(  # type: ignore[no-untyped-call]
+        x, weight, bias, centroids, importance, scale, schedule
+    )
+    return out
+
+
+@torch.no_grad()
+def weighted_soft(
+    weight: Float[Tensor, "rows columns"],
+    centroids: Float[Tensor, "k 1"],
+    importance: Float[Tensor, " columns"] | None,
+    scale: Float[Tensor, " rows"] | None,
+    schedule: Schedule,
+) -> Float[Tensor, "rows columns"]:
+    """W~ alone, without a gradient."""
+    points = _points(weight, importance, scale)
+    return _soft(weight, points, _path(points, centroids, schedule), schedule.rule)
+
+
+class _WeightedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        centroids: Tensor,
+        importance: Tensor | None,
+        scale: Tensor | None,
+        schedule: Schedule,
+    ) -> tuple[Tensor, Tensor]:
+        points = _points(weight, importance, scale)
+        path = _path(points, centroids, schedule)
+        clustered = _soft(weight, points, path, schedule.rule)
+        ctx.rule = schedule.rule
+        ctx.save_for_backward(x, weight, importance, scale, path.states, path.masses, path.ran)
+        last = path.states[-1, 0].clone()
+        ctx.mark_non_differentiable(last)
+        return F.linear(x, clustered, bias), last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, importance, scale, states, masses, ran = ctx.saved_tensors
+        points, path = _points(weight, importance, scale), Path(states, masses, ran)
+        to_x = to_weight = to_bias = None
+        upstream = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
+        if ctx.needs_input_grad[0]:
+            clustered = _soft(weight, points, path, ctx.rule)
+            to_x = upstream.mm(clustered).view(x.shape).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            to_clustered = upstream.T.mm(x.reshape(-1, x.shape[-1]).to(weight.dtype))
+            to_weight = _pull(to_clustered, weight, points, path, ctx.rule)
+        if ctx.needs_input_grad[2]:
+            to_bias = upstream.sum(0)
+        return to_x, to_weight, to_bias, None, None, None, None
+
+
+def _points(weight: Tensor, importance: Tensor | None, scale: Tensor | None) -> Points:
+    work = compute_dtype(weight.dtype)
+    rows = weight.detach().contiguous().view(1, -1, 1)
+    counts = None
+    if importance is not None:
+        counts = importance.to(work).unsqueeze(0)
+    if scale is not None:
+        square = scale.to(work).square().unsqueeze(1)
+        counts = square if counts is None else square * counts
+    if counts is not None:
+        counts = counts.expand(weight.shape).reshape(1, -1)
+    return Points(rows, work, counts, None if scale is None else scale.to(work).unsqueeze(0))
+
+
+def _path(points: Points, centroids: Tensor, schedule: Schedule) -> Path:
+    start = centroids.to(points.work).unsqueeze(0)
+    stop = None if schedule.stop < 0 else schedule.stop
+    return run_updates(points, start, schedule.rule, schedule.steps, stop)
+
+
+def _soft(weight: Tensor, points: Points, path: Path, rule: Rule) -> Tensor:
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    soft_output(points, path, rule, out.view(points.rows.shape))
+    return out
+
+
+def _pull(grad: Tensor, weight: Tensor, points: Points, path: Path, rule: Rule) -> Tensor:
+    """dL/dW: through the output, and through the means, where a point counts as often as it is."""
+    out = torch.empty(points.rows.shape, dtype=points.work, device=weight.device)
+    to_before, to_updated = pull_output(
+        points, path, rule, grad.contiguous().view(points.rows.shape), None, out
+    )
+    through = torch.zeros_like(out)
+    pull_updates(points, path, rule, to_before, to_updated, through)
+    if points.counts is not None:
+        through.mul_(points.counts.unsqueeze(2))
+    return out.add_(through).view(weight.shape).to(weight.dtype)
