@@ -20,8 +20,8 @@ from dashboard.panels.pick import pick_other
 from dashboard.tables import mib_columns, mib_value
 from dashboard.views import whatif_html
 from dashboard.words import literal
-from profiler.analyses.levers import Levers, levers
-from profiler.analyses.whatif import Measured, Prediction, Scenario, WhatIf, measured, what_if
+from profiler.analyses.levers import Levers, forecast, levers
+from profiler.analyses.whatif import Measured, Prediction, Scenario, WhatIf, measured
 from profiler.reports.units import MIB, NOTHING, format_bytes
 from profiler.reports.whatif_text import FIGURES as COLUMNS
 from profiler.reports.whatif_text import HEADERS, deviation
@@ -42,7 +42,7 @@ def page() -> None:
     )
     scenario, budget = _levers(view.opened.ask(levers, view.step))
     beside = _beside(view)
-    found = _predicted(view, scenario, beside)
+    found = view.opened.ask(forecast, scenario, view.step, beside=beside)
     _verdict(found, budget)
     _charts(found, budget)
     _table(found)
@@ -108,13 +108,6 @@ def _beside(view: View) -> Measured | None:
         st.info(f"{literal(name)}: {other}")
         return None
     return other.opened.ask(measured, other.step)
-
-
-def _predicted(view: View, scenario: Scenario, beside: Measured | None) -> WhatIf:
-    """The levers first, then what is worth asking of any run."""
-    mine: WhatIf = view.opened.ask(what_if, (scenario,), view.step, beside=beside)
-    usual: WhatIf = view.opened.ask(what_if, None, view.step)
-    return WhatIf(base=mine.base, predictions=[*mine.predictions, *usual.predictions])
 
 
 def _verdict(found: WhatIf, budget: float | None) -> None:

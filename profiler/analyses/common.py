@@ -35,6 +35,10 @@ def rows_of(run: Rows, query: str, params: Any = None) -> list[dict[str, Any]]:
 
 def choose_step(run: Rows, step: int | None) -> tuple[int, str]:
     """Return a step that has saves and its name; ValueError names the steps there are."""
+    if step is not None:
+        (known,) = rows_of(run, _KNOWN_STEP, {"step": step})
+        if known["saved"]:
+            return step, known["name"]
     steps = rows_of(
         run,
         "SELECT s.step, coalesce(any_value(t.name), '') AS name FROM (SELECT step FROM saves"
@@ -47,9 +51,6 @@ def choose_step(run: Rows, step: int | None) -> tuple[int, str]:
         raise ValueError(f"step: got {step}, but this run has no saves: did backward run?")
     if step is None:
         return steps[-1]["step"], steps[-1]["name"]
-    for row in steps:
-        if row["step"] == step:
-            return step, row["name"]
     raise ValueError(f"step: got {step}, but only these have saves: {_span(steps)}")
 
 
@@ -57,6 +58,14 @@ def source_line(frames: list[str]) -> str:
     """Return the innermost frame that is not torch's own, or the innermost of all."""
     others = (frame for frame in frames if "/torch/" not in frame.replace("\\", "/"))
     return next(others, frames[0] if frames else "")
+
+
+# Without a list of all steps, which of a long run takes longer than many an answer.
+_KNOWN_STEP = """
+SELECT EXISTS (SELECT 1 FROM saves WHERE step = $step)
+    OR EXISTS (SELECT 1 FROM totals WHERE step = $step) AS saved,
+    coalesce((SELECT any_value(name) FROM steps WHERE step = $step), '') AS name
+"""
 
 
 def _span(steps: list[dict[str, Any]]) -> str:

@@ -61,8 +61,8 @@ class Diff(Result):
 
 def diff(a: Rows, b: Rows, step_a: int | None = None, step_b: int | None = None) -> Diff:
     """Compare a step of each run (the last with saves); ValueError for an unknown step."""
-    sides = (_side(a, step_a), _side(b, step_b))
-    groups_a, groups_b = (_groups(run, side.step) for run, side in zip((a, b), sides, strict=True))
+    (side_a, saves_a), (side_b, saves_b) = _side(a, step_a), _side(b, step_b)
+    groups_a, groups_b = _groups(saves_a), _groups(saves_b)
     found: dict[tuple[Any, ...], list[str]] = {}
     changed: set[str] = set()
     for key in dict.fromkeys([*groups_a, *groups_b]):
@@ -76,7 +76,7 @@ def diff(a: Rows, b: Rows, step_a: int | None = None, step_b: int | None = None)
     changes = [_change(mark, modules) for mark, modules in found.items()]
     changes.sort(key=lambda c: (-abs(c.device_bytes) - abs(c.host_bytes), c.modules, c.op))
     both = {module for module, _, _ in groups_a} & {module for module, _, _ in groups_b}
-    return Diff(a=sides[0], b=sides[1], changes=changes, equal_modules=len(both - changed))
+    return Diff(a=side_a, b=side_b, changes=changes, equal_modules=len(both - changed))
 
 
 @dataclass(slots=True)
@@ -91,9 +91,9 @@ class _Saves:
     firsts: int = 0
 
 
-def _groups(run: Rows, step: int) -> dict[_Key, _Saves]:
+def _groups(saves: list[dict[str, Any]]) -> dict[_Key, _Saves]:
     found: dict[_Key, _Saves] = {}
-    for row in rows_of(run, _SAVES, {"step": step}):
+    for row in saves:
         group = found.setdefault((row["module"], row["phase"], row["op"]), _Saves())
         group.device += row["device"]
         group.host += row["host_bytes"]
@@ -149,13 +149,14 @@ def _change(mark: tuple[Any, ...], modules: Iterable[str]) -> Change:
     )
 
 
-def _side(run: Rows, step: int | None) -> Side:
+def _side(run: Rows, step: int | None) -> tuple[Side, list[dict[str, Any]]]:
+    """The totals of a step, and its saves."""
     number, name = choose_step(run, step)
     values = {"step": number}
     rows = rows_of(run, _SAVES, values)
     (moved,) = rows_of(run, _MOVED, values)
     times = rows_of(run, _TIMES, values)
-    return Side(
+    side = Side(
         run=str(getattr(run, "path", "")),
         step=number,
         name=name,
@@ -165,6 +166,7 @@ def _side(run: Rows, step: int | None) -> Side:
         **moved,
         **(times[0] if times else dict.fromkeys(("peak_bytes", "forward_ns", "backward_ns"))),
     )
+    return side, rows
 
 
 # A storage counts at its first kept save; what was rebuilt or copied keeps nothing there.

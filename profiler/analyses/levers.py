@@ -8,10 +8,11 @@ dense one, so it cannot be predicted from it and is not among the combinations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from profiler.analyses.common import Result, Rows, rows_of
-from profiler.analyses.whatif import Scenario, what_if
+from profiler.analyses.steprows import read_step
+from profiler.analyses.whatif import Measured, Scenario, WhatIf, usual, what_if
 
 BASE = "none"  # the ablation's row that copies every save whole
 SWITCHES = ("M", "U", "S")
@@ -66,8 +67,7 @@ def combinations(run: Rows) -> Combinations | None:
     found = rows_of(run, _BASE, {"name": BASE})
     if not found:
         return None
-    raw = (getattr(run, "ablation", None) or {}).get("learners")
-    learners = raw if isinstance(raw, int) and 1 < raw <= 1 << 20 else 8
+    learners = _learners(run)
     names = sorted(_names(), key=lambda name: len(name.split("+")) if name != BASE else 0)
     answer = what_if(run, [_scenario(name, learners) for name in names], found[0]["step"])
     notes = dict.fromkeys(note for one in answer.predictions for note in one.assumes)
@@ -83,6 +83,24 @@ def combinations(run: Rows) -> Combinations | None:
         for name, one in zip(names, answer.predictions, strict=True)
     ]
     return Combinations(step=found[0]["step"], learners=learners, rows=rows, assumes=list(notes))
+
+
+def forecast(run: Rows, scenario: Scenario, step: int, *, beside: Measured | None = None) -> WhatIf:
+    """A scenario first, with what another run measured of it; then the usual ones.
+
+    Raises:
+        ValueError: as `what_if`.
+    """
+    rows = read_step(run, step)
+    mine = what_if(run, [scenario], step, beside=beside, rows=rows)
+    others = what_if(run, usual(rows, _learners(run)), step, rows=rows)
+    return replace(mine, predictions=[*mine.predictions, *others.predictions])
+
+
+def _learners(run: Rows) -> int:
+    """Over how many learners an ablation sharded; eight where the run does not say."""
+    raw = (getattr(run, "ablation", None) or {}).get("learners")
+    return raw if isinstance(raw, int) and 1 < raw <= 1 << 20 else 8
 
 
 def _names() -> list[str]:

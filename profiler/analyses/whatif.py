@@ -109,16 +109,18 @@ def what_if(
     step: int | None = None,
     *,
     beside: Measured | None = None,
+    rows: StepRows | None = None,
 ) -> WhatIf:
     """Predict scenarios (None: the usual ones) from a step (the last with saves).
 
     beside: what a run that did the only scenario measured. In the trace of an ablation its rows
     are found by name.
+    rows: of that very step, where the caller has read them already.
 
     Raises:
         ValueError: an unknown step, a level without saves, or a pattern that no module matches.
     """
-    rows = read_step(run, step)
+    rows = read_step(run, step) if rows is None else rows
     if not rows.saves:
         raise ValueError(
             f"step {rows.step}: has no rows of saves, so nothing can be predicted; "
