@@ -49,15 +49,16 @@ def compensate(clustering: Clustering, batches: Sequence[dict[str, Any]]) -> lis
     }
     done = []
     try:
-        for module in _call_order(model, list(waiting), batches[0]):
-            entry = clustering.weights[waiting[module]]
-            gram = _gram(model, module, batches)
-            if entry.codebook.importance is not None:
-                entry.codebook.weigh(entry.weight, gram.diagonal())
-            book = entry.codebook
-            moved = compensated(entry.weight, gram, book.centroids, book.scale)
-            entry.weight.copy_(moved)
-            done.append(entry.name)
+        for modules in _call_order(model, list(waiting), batches[0]):
+            gram = _gram(model, modules[0], batches)
+            for module in modules:
+                entry = clustering.weights[waiting[module]]
+                book = entry.codebook
+                if book.importance is not None:
+                    book.weigh(entry.weight, gram.diagonal())
+                moved = compensated(entry.weight, gram, book.centroids, book.scale)
+                entry.weight.copy_(moved)
+                done.append(entry.name)
     finally:
         model.train(was_training)
     return done
@@ -99,11 +100,12 @@ def _inverse_factor(gram: Tensor) -> Tensor:
 
 def _call_order(
     model: nn.Module, modules: list[nn.Module], batch: dict[str, Any]
-) -> list[nn.Module]:
-    order: dict[nn.Module, None] = {}
+) -> list[list[nn.Module]]:
+    """The modules in the order of their first call; those given the very same tensor together."""
+    called: dict[nn.Module, Tensor] = {}
 
     def note(module: nn.Module, inputs: Any) -> None:
-        order.setdefault(module)
+        called.setdefault(module, inputs[0])
 
     handles = [module.register_forward_pre_hook(note) for module in modules]
     try:
@@ -111,7 +113,10 @@ def _call_order(
     finally:
         for handle in handles:
             handle.remove()
-    return list(order)
+    groups: dict[int, list[nn.Module]] = {}
+    for module, given in called.items():
+        groups.setdefault(id(given), []).append(module)
+    return list(groups.values())
 
 
 def _gram(model: nn.Module, module: nn.Module, batches: Sequence[dict[str, Any]]) -> Tensor:

@@ -71,3 +71,25 @@ def test_codebooks_that_weigh_are_fitted_to_the_inputs_first() -> None:
         return float((model.eval()(x) - wanted).norm().detach())
 
     assert error(weighed, True) < 0.7 * error(plain, False)
+
+
+def test_layers_of_one_input_share_its_statistics() -> None:
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(4)
+            self.one, self.two, self.after = nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 8)
+
+        def forward(self, input: Tensor) -> Tensor:
+            out: Tensor = self.after(self.one(input) * self.two(input))
+            return out
+
+    model, x, passes = Parallel(), correlated(100, 24), []
+    clustering = edkm.cluster(model, bits=2, importance=True)
+    clustering.start()
+    model.register_forward_pre_hook(lambda module, inputs: passes.append(1))
+    names = ["one.weight", "two.weight", "after.weight"]
+    assert compensate(clustering, [{"input": x}]) == names
+    assert len(passes) == 1 + 2  # the order, then one for both layers of x, one for the third
+    one, two = (clustering.weights[name].codebook.importance for name in names[:2])
+    assert one is not None and two is not None and torch.equal(one, two)
