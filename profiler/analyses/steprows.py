@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from profiler.analyses.common import Rows, choose_step, rows_of
@@ -72,6 +73,7 @@ def read_step(run: Rows, step: int | None, rank: int | None = None) -> StepRows:
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def within(module: str, patterns: tuple[str, ...]) -> str | None:
     """The outermost module around `module` (or itself) that a shell pattern matches, or None."""
     parts = module.split(".") if module else []

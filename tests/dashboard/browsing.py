@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def serving(root: Path, log: Path) -> Iterator[str]:
+def serving(root: Path, log: Path, *options: str) -> Iterator[str]:
     """A server of the dashboard, as the command line starts it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -32,7 +32,7 @@ def serving(root: Path, log: Path) -> Iterator[str]:
     with log.open("wb") as out:
         server = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", "dashboard/app.py",
-             "--server.port", str(port), "--", "--runs", str(root)],
+             "--server.port", str(port), "--", "--runs", str(root), *options],
             cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
