@@ -19,15 +19,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from edkm.dkm import fused, streaming
+from edkm.dkm import layer_ops, streaming
 from edkm.dkm.assign import assign_hard
 from edkm.dkm.choose import choose_form
 from edkm.dkm.config import DKMConfig
 from edkm.dkm.distance import compute_dtype
 from edkm.dkm.module import DKM
-from edkm.dkm.settings import Rule, Schedule
-from edkm.dkm.table import Occupied, occupied_points
-from edkm.dkm.updates import Path
+from edkm.dkm.settings import Schedule
+
+# Weights of W~ that exist at a time in forward: 4 MiB on a CPU, where the product then finds them
+# in the cache and a fresh page for each costs as much as the look-up; few launches on a GPU.
+_SLAB, _GPU_SLAB = 1 << 21, 1 << 24
 
 
 class ClusteredLinear(nn.Linear):
@@ -73,11 +75,12 @@ class ClusteredLinear(nn.Linear):
         if form == "dense":  # small enough for autograd to keep everything
             return F.linear(input, self.dkm(self.weight), self.bias)
         start = self.dkm.begin_step(self.weight)
-        result, centroids = _apply(
-            input, self.weight, self.bias, start, config, self.dkm.temperature, form
-        )
+        schedule = Schedule(**config.settings(self.dkm.temperature))
+        run = _Tables if form == "fused" else _Tiles
+        result, centroids = run.apply(input, self.weight, self.bias, start, schedule)  # type: ignore[no-untyped-call]
         self.dkm.end_step(centroids)
-        return result
+        output: Tensor = result
+        return output
 
     @torch.no_grad()
     def hard_weight(self) -> Float[Tensor, "out features"]:
@@ -112,45 +115,80 @@ def cluster_linears(
     return [name for name, _ in found]
 
 
-def _apply(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    start: Tensor,
-    config: DKMConfig,
-    tau: float,
-    form: str,
-) -> tuple[Tensor, Tensor]:
-    settings = (Schedule(**config.settings(tau)), form == "fused")
-    result: tuple[Tensor, Tensor] = _ClusteredLinear.apply(x, weight, bias, start, settings)  # type: ignore[no-untyped-call]
+class _Tables(torch.autograd.Function):
+    """``x @ W~.T + bias`` by the fused form: W~ is looked up in forward and again in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor, schedule: Schedule
+    ) -> tuple[Tensor, Tensor]:
+        table, counts, states, masses, ran = layer_ops.clustering_table(
+            weight, start.double(), *schedule.rule, schedule.steps, schedule.stop
+        )
+        ctx.rule = schedule.rule
+        # Saved: what a plain linear saves, and tables. W~ is looked up a slab at a time, twice.
+        ctx.save_for_backward(x, weight, table, counts, states, masses, ran)
+        centroids = states[-1, 0].clone()
+        ctx.mark_non_differentiable(centroids)
+        return _multiply(x, weight, bias, table), centroids
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, table, counts, states, masses, ran = ctx.saved_tensors
+        upstream = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
+        # one buffer is W~, then dL/dW~, then dL/dW: the gradient a plain linear makes too
+        buffer = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        to_x = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            layer_ops.look_up_(weight, table, buffer)
+            to_x = upstream.mm(buffer).view(x.shape).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            to_weight = buffer
+            torch.mm(upstream.T, x.reshape(-1, x.shape[-1]).to(weight.dtype), out=buffer)
+            layer_ops.pull_(buffer, weight, counts, states, masses, ran, *ctx.rule)
+        if ctx.needs_input_grad[2]:
+            to_bias = upstream.sum(0)
+        return to_x, to_weight, to_bias, None, None
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
+    """``x @ W~.T + bias``, with a slab of the rows of W~ at a time."""
+    features = weight.shape[0]
+    budget = _SLAB if weight.device.type == "cpu" else _GPU_SLAB
+    height = max(64, budget // weight.shape[1] // 64 * 64)
+    if height >= features:
+        height = features
+    slab = torch.empty_like(weight[:height], memory_format=torch.contiguous_format)
+    result: Tensor | None = None
+    for first in range(0, features, height):
+        rows = slice(first, min(first + height, features))
+        part = slab[: rows.stop - first]
+        layer_ops.look_up_(weight[rows], table, part)
+        y = F.linear(x, part, None if bias is None else bias[rows])
+        if height == features:
+            return y
+        if result is None:
+            result = y.new_empty(*y.shape[:-1], features)
+        result[..., rows] = y
+    assert result is not None
     return result
 
 
-class _ClusteredLinear(torch.autograd.Function):
+class _Tiles(torch.autograd.Function):
+    """``x @ W~.T + bias`` by the streaming form: W~ is computed in forward and in backward."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        start: Tensor,
-        settings: tuple[Schedule, bool],
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor, schedule: Schedule
     ) -> tuple[Tensor, Tensor]:
-        schedule, table = settings
-        rule, steps, stop = schedule.rule, schedule.steps, schedule.stop
-        if table:
-            clustered, counts, states, masses, ran = fused._forward(
-                weight, start.double(), *rule, steps, stop
-            )
-        else:
-            first = start.to(compute_dtype(weight.dtype)).unsqueeze(0)
-            counts = None
-            clustered, states, masses, ran = streaming._forward(
-                weight, first, None, *rule, steps, stop
-            )
-        ctx.rule, ctx.table = rule, table
-        # Saved: what a plain linear saves, and tables. W~ is dropped here and rebuilt.
-        ctx.save_for_backward(x, weight, counts, states, masses, ran)
+        first = start.to(compute_dtype(weight.dtype)).unsqueeze(0)
+        clustered, states, masses, ran = streaming._forward(
+            weight, first, None, *schedule.rule, schedule.steps, schedule.stop
+        )
+        ctx.rule = schedule.rule
+        # Saved: what a plain linear saves, and centroids. W~ is dropped here and computed again.
+        ctx.save_for_backward(x, weight, states, masses, ran)
         centroids = states[-1, 0].clone()
         ctx.mark_non_differentiable(centroids)
         return F.linear(x, clustered, bias), centroids
@@ -158,35 +196,16 @@ class _ClusteredLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, counts, states, masses, ran = ctx.saved_tensors
-        path = Path(states, masses, ran)
-        # Tables of the patterns that occur, made once for both passes; None: tiles.
-        occupied = None if counts is None else occupied_points(counts, weight.dtype)
-        to_x = to_weight = to_bias = None
+        x, weight, *path = ctx.saved_tensors
         upstream = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
+        to_x = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
-            to_x = upstream.mm(_rebuild(weight, occupied, path, ctx.rule)).view(x.shape).to(x.dtype)
+            clustered = streaming._rebuild(weight, None, *path, *ctx.rule)
+            to_x = upstream.mm(clustered).view(x.shape).to(x.dtype)
+            del clustered
         if ctx.needs_input_grad[1]:
             to_clustered = upstream.T.mm(x.reshape(-1, x.shape[-1]).to(weight.dtype))
-            to_weight = _pull(to_clustered, weight, occupied, path, ctx.rule)
+            to_weight = streaming._backward(to_clustered, weight, None, *path, *ctx.rule)
         if ctx.needs_input_grad[2]:
             to_bias = upstream.sum(0)
         return to_x, to_weight, to_bias, None, None
-
-
-def _rebuild(weight: Tensor, occupied: Occupied | None, path: Path, rule: Rule) -> Tensor:
-    if occupied is None:
-        return streaming.rebuild(weight, None, path, rule)
-    return fused.rebuild(weight, occupied, path, rule)
-
-
-def _pull(
-    to_clustered: Tensor, weight: Tensor, occupied: Occupied | None, path: Path, rule: Rule
-) -> Tensor:
-    """dL/dW from dL/dW~, which nobody else holds and which may be overwritten."""
-    if occupied is not None:
-        fused.pull(to_clustered.view(-1), weight, occupied, path, rule, to_clustered.view(-1))
-        return to_clustered
-    out = torch.empty_like(to_clustered, dtype=path.states.dtype)
-    streaming.pull(to_clustered, weight, None, path, rule, out)
-    return out.to(weight.dtype)

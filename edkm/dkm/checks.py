@@ -107,7 +107,7 @@ def check_centroids(
 def check_tau(tau: float) -> float:
     """Raise ``ValueError`` unless ``tau`` is a finite positive number; returns it as float."""
     tau = float(tau)
-    if not (math.isfinite(tau) and tau > 0):
+    if not 0 < tau < math.inf:  # comparisons only: a compiler may hold tau as a symbol
         raise ValueError(
             f"tau is {tau}; the softmax temperature must be a finite number above 0: use "
             "default_tau(weight, clusters) for one that fits the weights' scale"

@@ -21,13 +21,7 @@ from edkm.dkm.init import initial_centroids
 from edkm.dkm.kernels import passes_for
 from edkm.dkm.patterns import PATTERNS, is_patterned
 from edkm.dkm.settings import Rule, Schedule, Settings
-from edkm.dkm.table import (
-    Occupied,
-    occupied_points,
-    table_backward,
-    table_forward,
-    table_output,
-)
+from edkm.dkm.table import occupied_points, table_backward, table_forward
 from edkm.dkm.updates import Path
 
 
@@ -82,29 +76,43 @@ def _forward(
     weight: Tensor, centroids: Tensor, tau: float, squared: bool, steps: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(W~, histogram, states, masses, ran); ``eps < 0`` runs all ``steps``."""
-    check_centroids(centroids, weight, 1)
-    flat = flatten(weight)
-    passes = passes_for(weight.device)
-    counts = passes.histogram(flat)
-    rule, stop = Rule(tau, squared), None if eps < 0 else eps
-    table, path = table_forward(counts, weight.dtype, centroids, rule, steps, stop)
+    table, *path = clustering_table(weight, centroids, tau, squared, steps, eps)
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    passes.lookup(flat, table.to(weight.dtype), out.view(-1))
-    return out, counts, path.states, path.masses, path.ran
+    passes_for(weight.device).lookup(flatten(weight), table, out.view(-1))
+    counts, states, masses, ran = path
+    return out, counts, states, masses, ran
 
 
 @_forward.register_fake
 def _(
     weight: Tensor, centroids: Tensor, tau: float, squared: bool, steps: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    return out, *fake_path(weight, centroids, steps)
+
+
+def fake_path(
+    weight: Tensor, centroids: Tensor, steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(histogram, states, masses, ran) without values."""
     k = centroids.shape[0]
     return (
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
         weight.new_empty(PATTERNS, dtype=torch.int64),
         centroids.new_empty(steps + 1, 1, k, 1),
         centroids.new_empty(steps, 1, k, 1),
         weight.new_empty((), dtype=torch.int64),
     )
+
+
+def clustering_table(
+    weight: Tensor, centroids: Tensor, tau: float, squared: bool, steps: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(W~ of each pattern in the weight's dtype, histogram, states, masses, ran)."""
+    check_centroids(centroids, weight, 1)
+    counts = passes_for(weight.device).histogram(flatten(weight))
+    rule, stop = Rule(tau, squared), None if eps < 0 else eps
+    table, path = table_forward(counts, weight.dtype, centroids, rule, steps, stop)
+    return table.to(weight.dtype), counts, path.states, path.masses, path.ran
 
 
 @torch.library.custom_op("edkm::fused_dkm_backward", mutates_args=(), schema=_BACKWARD)
@@ -121,8 +129,7 @@ def _backward(
     """dL/dW from dL/dW~ (docs/clustering.md eq. 11)."""
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     path, rule = Path(states, masses, ran), Rule(tau, squared)
-    occupied = occupied_points(counts, weight.dtype)
-    pull(flatten(grad), weight, occupied, path, rule, out.view(-1))
+    pull(flatten(grad), weight, counts, path, rule, out.view(-1))
     return out
 
 
@@ -131,23 +138,13 @@ def _(grad: Tensor, weight: Tensor, *others: object) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-def pull(
-    grad: Tensor, weight: Tensor, occupied: Occupied, path: Path, rule: Rule, out: Tensor
-) -> None:
+def pull(grad: Tensor, weight: Tensor, counts: Tensor, path: Path, rule: Rule, out: Tensor) -> None:
     """Two passes over the weight; ``out`` (flat) may be ``grad`` (flat) itself."""
-    flat = flatten(weight)
+    flat, occupied = flatten(weight), occupied_points(counts, weight.dtype)
     passes = passes_for(weight.device)
     sums = passes.segment_sum(flat, grad)
     slope, shift = table_backward(occupied, sums, path, rule)
     passes.gradient(flat, grad, slope.float(), shift.float(), out)
-
-
-def rebuild(weight: Tensor, occupied: Occupied, path: Path, rule: Rule) -> Tensor:
-    """W~ again, bit for bit, from what backward has."""
-    table = table_output(occupied, path, rule).to(weight.dtype)
-    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    passes_for(weight.device).lookup(flatten(weight), table, out.view(-1))
-    return out
 
 
 def flatten(tensor: Tensor) -> Tensor:

@@ -3,7 +3,10 @@
 Contract: the centroids are a buffer, not a parameter. Each training step starts from those the
 last step ended with. A step is told by the weight's version counter: calling again before the
 weight has changed (gradient accumulation, activation checkpointing) starts from the same
-centroids and so returns the same values.
+centroids and so returns the same values. Under ``torch.compile``, which cannot see versions,
+every training forward is a step, nothing is repaired, and each new ``tau_factor`` compiles anew
+(torch holds an operator's float fixed), so anneal in a few stages. The first step breaks the
+graph, to start: take it, or call ``start``, before compiling with ``fullgraph``.
 Boundary: one weight, one codebook.
 """
 
@@ -62,13 +65,13 @@ class DKM(nn.Module):
     def forward(self, weight: Shaped[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The clustered weight: soft and differentiable in training, hard in eval."""
         if not self.training:
-            if not self._is_ready():
-                self.start(weight)
+            self._make_ready(weight)
             return assign_hard(weight, self.centroids)
         result = self.cluster(weight, self.begin_step(weight))
         self.end_step(result.centroids)
         return result.clustered
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
         """Set the centroids, and tau if it is automatic, from ``weight``."""
@@ -85,10 +88,19 @@ class DKM(nn.Module):
             )
             self.tau.fill_(tau)
         self.ready.fill_(True)
-        self._known_tau = None
+        self._known_tau = float(self.tau)
 
-    def _is_ready(self) -> bool:
-        return self._known_tau is not None or bool(self.ready)
+    def _make_ready(self, weight: Tensor) -> None:
+        if self._known_tau is None:
+            self._look(weight)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
+    def _look(self, weight: Tensor) -> None:
+        """Starts, unless the buffers say that a checkpoint has."""
+        if bool(self.ready):
+            self._known_tau = float(self.tau)
+        else:
+            self.start(weight)
 
     @property
     def temperature(self) -> float:
@@ -113,8 +125,9 @@ class DKM(nn.Module):
 
     def begin_step(self, weight: Tensor) -> Tensor:
         """The centroids this step starts from: the last step's, repaired if asked."""
-        if not self._is_ready():
-            self.start(weight)
+        self._make_ready(weight)
+        if torch.compiler.is_compiling():
+            return self.centroids.clone()
         if self._step is not None:
             seen, version, start = self._step
             if seen() is weight and version == weight._version:

@@ -97,6 +97,7 @@ _BACKWARD = (
     "(Tensor grad, Tensor weight, Tensor? scale, Tensor states, Tensor masses, Tensor ran,"
     " float tau, bool squared) -> Tensor"
 )
+_REBUILD = _BACKWARD.replace("Tensor grad, ", "")
 
 
 @torch.library.custom_op("edkm::streaming_dkm", mutates_args=(), schema=_FORWARD)
@@ -117,7 +118,7 @@ def _forward(
     rule = Rule(tau, squared)
     points = _points(weight, scale, centroids)
     path = run_updates(points, centroids, rule, steps, None if eps < 0 else eps)
-    return rebuild(weight, scale, path, rule), path.states, path.masses, path.ran
+    return _output(weight, scale, path, rule), path.states, path.masses, path.ran
 
 
 @_forward.register_fake
@@ -137,6 +138,25 @@ def _(
         centroids.new_empty(steps, groups, k, 1),
         weight.new_empty((), dtype=torch.int64),
     )
+
+
+@torch.library.custom_op("edkm::streaming_dkm_rebuild", mutates_args=(), schema=_REBUILD)
+def _rebuild(
+    weight: Tensor,
+    scale: Tensor | None,
+    states: Tensor,
+    masses: Tensor,
+    ran: Tensor,
+    tau: float,
+    squared: bool,
+) -> Tensor:
+    """W~ again, from what backward has."""
+    return _output(weight, scale, Path(states, masses, ran), Rule(tau, squared))
+
+
+@_rebuild.register_fake
+def _(weight: Tensor, *others: object) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("edkm::streaming_dkm_backward", mutates_args=(), schema=_BACKWARD)
@@ -174,8 +194,7 @@ def pull(
     pull_updates(points, path, rule, to_before, to_updated, result)
 
 
-def rebuild(weight: Tensor, scale: Tensor | None, path: Path, rule: Rule) -> Tensor:
-    """W~ from the weight and the last two lists of centroids."""
+def _output(weight: Tensor, scale: Tensor | None, path: Path, rule: Rule) -> Tensor:
     points = _points(weight, scale, path.states[0])
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     soft_output(points, path, rule, out.view(points.rows.shape))

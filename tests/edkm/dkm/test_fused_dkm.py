@@ -90,11 +90,12 @@ def test_float64_tables_equal_the_dense_gradient(
     wide = weight.double().requires_grad_()
     dense = dense_dkm(wide, start, tau=tau, iterations=iterations, distance=distance)
     (expected,) = torch.autograd.grad(dense.clustered, wide, grad)
-    # against the size of what is averaged: symmetric weights may average to almost nothing
-    size = float(weight.double().abs().max()) * 1e-12
+    # against the size of what is averaged: symmetric weights may average to almost nothing. A
+    # hard tau multiplies the last bits from one update to the next: 2e-12 seen after four
+    size = float(weight.double().abs().max()) * 1e-10
     soft = dense.clustered.detach()
-    torch.testing.assert_close(table[index].view(rows, columns), soft, rtol=1e-12, atol=size)
-    torch.testing.assert_close(path.states[-1, 0], dense.centroids, rtol=1e-12, atol=size)
+    torch.testing.assert_close(table[index].view(rows, columns), soft, rtol=1e-10, atol=size)
+    torch.testing.assert_close(path.states[-1, 0], dense.centroids, rtol=1e-10, atol=size)
     if kind == "single" and distance == "euclidean":
         return  # centroids meet the weight but for rounding: at the kink of |x - c|
     # likewise: the gradient's terms of a single-valued weight cancel to nothing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -125,3 +127,26 @@ def test_the_cpu_takes_numba_where_it_is_installed() -> None:
 
 def test_a_missing_implementation_falls_back() -> None:
     assert named_passes("no_such_kernels") is reference
+
+
+FORKED = """
+import os
+import torch
+from edkm.dkm.kernels import passes_for
+
+torch.set_num_threads(2)
+weight = torch.randn(1 << 20).bfloat16()
+work = passes_for(weight.device)
+before = work.histogram(weight)
+child = os.fork()
+if child == 0:
+    # numpy compares: torch's own threads do not survive a fork
+    os._exit(0 if (work.histogram(weight).numpy() == before.numpy()).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_passes_with_threads_of_its_own() -> None:
+    # a child that waited for its parent's threads would wait for ever
+    run = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
