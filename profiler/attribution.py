@@ -11,16 +11,12 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 
 from profiler import events
 
@@ -28,20 +24,39 @@ _DEPTH = 24  # frames of a stack that are kept
 _sequence_number = torch._C._autograd._get_sequence_nr
 
 
+class ModuleCall:
+    """One call of a module that is running: its name, and what is the same for all it saves."""
+
+    __slots__ = ("first", "frame", "name", "outer")
+
+    def __init__(self, name: str, first: int, frame: FrameType | None) -> None:
+        self.name = name
+        self.first = first  # autograd sequence number at its start
+        self.frame = frame  # it lies between the frames of the call and those above
+        self.outer: int | None = None  # StackTable's number of the frames above
+
+
 class ModuleTracker:
-    """Follows module calls by PyTorch's global forward hooks, while entered.
+    """Follows module calls while started, by standing in for `nn.Module.__call__`.
+
+    PyTorch's global forward hooks would do the same at ten times the cost, which the level
+    summary cannot afford.
 
     Args:
         found: told of a model the first time it is called and nobody registered it.
+        frames: note where on the stack each call is, for a StackTable.
     """
 
-    def __init__(self, found: Callable[[nn.Module], None] | None = None) -> None:
+    def __init__(
+        self, found: Callable[[nn.Module], None] | None = None, *, frames: bool = True
+    ) -> None:
         self._found = found
+        self._frames = frames
         self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._roots: list[str] = []
         self._local = threading.local()
         self._spans: list[tuple[int, int, str]] = []
-        self._handles: list[Any] = []
+        self._original: Callable[..., Any] | None = None  # None: not started
 
     def register(self, model: nn.Module) -> list[events.Module]:
         """Learn the qualified names of a model's modules, and describe them.
@@ -59,28 +74,58 @@ class ModuleTracker:
 
     def name_of(self, module: nn.Module) -> str:
         """Qualified name of a registered module, else its class name."""
-        return self._names.get(module) or ("" if module in self._names else type(module).__name__)
+        name = self._names.get(module)
+        return type(module).__name__ if name is None else name
 
     def start(self) -> None:
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave, always_call=True),
-        ]
+        self._original = nn.Module.__call__
+        nn.Module.__call__ = _traced_call(self, nn.Module.__call__)  # type: ignore[method-assign]
 
     def stop(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        if self._original is not None:
+            nn.Module.__call__ = self._original  # type: ignore[method-assign]
+            self._original = None
+
+    @property
+    def started(self) -> bool:
+        return self._original is not None
+
+    @property
+    def running(self) -> Sequence[ModuleCall]:
+        """The calls that are running on this thread, outermost first."""
+        try:
+            running: list[ModuleCall] = self._local.running
+        except AttributeError:
+            running = self._local.running = []
+        return running
 
     @property
     def current(self) -> str:
-        running = getattr(self._local, "running", None)
-        return running[-1][0] if running else ""
+        running = self.running
+        return running[-1].name if running else ""
 
     def take_spans(self) -> list[tuple[int, int, str]]:
         """(first, last + 1) autograd sequence number of every module call so far; forgets them."""
         spans, self._spans = self._spans, []
         return spans
+
+    def enter(self, module: nn.Module) -> list[ModuleCall]:
+        """Note that the caller calls a module; the calls that run now, to be given to `leave`."""
+        try:
+            running: list[ModuleCall] = self._local.running
+        except AttributeError:
+            running = self._local.running = []
+        if not running and self._found is not None and module not in self._names:
+            self._found(module)
+        frame = sys._getframe(1) if self._frames else None
+        running.append(ModuleCall(self.name_of(module), _sequence_number(), frame))
+        return running
+
+    def leave(self, running: list[ModuleCall]) -> None:
+        call = running.pop()
+        last = _sequence_number()
+        if last > call.first:
+            self._spans.append((call.first, last, call.name))
 
     def _prefix(self, model: nn.Module) -> str:
         if next(model.parameters(), None) is None:
@@ -90,21 +135,24 @@ class ModuleTracker:
         self._roots.append(name)
         return f"{name}{same + 1}" if same else name
 
-    def _enter(self, module: nn.Module, args: Any) -> None:
-        running = getattr(self._local, "running", None)
-        if running is None:
-            running = self._local.running = []
-        if not running and self._found is not None and module not in self._names:
-            self._found(module)
-        running.append((self.name_of(module), _sequence_number()))
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        running = getattr(self._local, "running", None)
-        if running:  # empty where the module was entered before the tracker was
-            name, first = running.pop()
-            last = _sequence_number()
-            if last > first:
-                self._spans.append((first, last, name))
+def _traced_call(tracker: ModuleTracker, original: Callable[..., Any]) -> Callable[..., Any]:
+    def traced_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # Not while compiling, nor where somebody kept this function after the tracker stopped.
+        if torch.compiler.is_compiling() or not tracker.started:
+            return original(module, *args, **kwargs)
+        running = tracker.enter(module)
+        try:
+            return original(module, *args, **kwargs)
+        finally:
+            tracker.leave(running)
+
+    return traced_call
+
+
+_BOUNDARY = next(
+    constant for constant in _traced_call.__code__.co_consts if isinstance(constant, CodeType)
+)
 
 
 def module_of_nodes(spans: list[tuple[int, int, str]]) -> dict[int, str]:
@@ -129,36 +177,74 @@ def _describe(name: str, module: nn.Module) -> events.Module:
 
 
 class StackTable:
-    """Interned call stacks: an event carries a number, the stack is described once."""
+    """Interned call stacks: an event carries a number, the stack is described once.
+
+    Walking 24 frames at every save would cost more than all the rest of it. So a stack is cut at
+    the module calls that are running, and each piece is walked once per call.
+    """
 
     def __init__(self, describe: Callable[[events.Stack], None]) -> None:
         self._describe = describe
-        self._ids: dict[tuple[CodeType | int, ...], int] = {}
+        self._ids: dict[tuple[int, ...], int] = {}
+        self._outer_ids: dict[tuple[int, ...], int] = {}
+        self._outer: list[list[str]] = []
+        self._seen: set[CodeType] = set()  # alive, so that none of their ids is used again
 
-    def here(self, skip: int = 1) -> int:
-        """The number of the calling stack, `skip` frames above the caller left out."""
-        frame: FrameType | None = sys._getframe(skip + 1)
-        places: list[CodeType | int] = []
-        for _ in range(_DEPTH):
-            if frame is None:
-                break
-            places += (frame.f_code, frame.f_lasti)
-            frame = frame.f_back
-        key = tuple(places)
-        number = self._ids.get(key)
+    def here(self, skip: int = 1, running: Sequence[ModuleCall] = ()) -> int:
+        """The number of the calling stack, `skip` frames above the caller left out.
+
+        running: the module calls that are running on this thread (ModuleTracker.running).
+        """
+        first = sys._getframe(skip + 1)
+        places, outer = self._piece(first, running)
+        number = self._ids.get(places)
         if number is None:
-            number = self._ids[key] = len(self._ids)
-            self._describe(events.Stack(stack_id=number, frames=_frames(key)))
+            frames = self._texts(first, len(places) // 2)
+            frames += self._outer[outer] if outer is not None else []
+            number = self._ids[places] = len(self._ids)
+            self._describe(events.Stack(stack_id=number, frames=frames[:_DEPTH]))
         return number
 
+    def _piece(
+        self, frame: FrameType | None, running: Sequence[ModuleCall]
+    ) -> tuple[tuple[int, ...], int | None]:
+        """The frames up to the innermost running call, and the number of those above it."""
+        stop = running[-1].frame if running else None
+        key: list[int] = []
+        for _ in range(_DEPTH):
+            if frame is None or frame is stop:
+                break
+            key += (id(frame.f_code), frame.f_lasti)
+            frame = frame.f_back
+        outer = None
+        if frame is stop and stop is not None:
+            outer = running[-1].outer
+            if outer is None:
+                outer = running[-1].outer = self._outer_number(stop.f_back, running[:-1])
+            key.append(outer)
+        return tuple(key), outer
 
-def _frames(key: tuple[CodeType | int, ...]) -> list[str]:
-    pairs = zip(key[::2], key[1::2], strict=True)
-    return [
-        f"{code.co_filename}:{_line(code, lasti)}:{code.co_qualname}"
-        for code, lasti in pairs
-        if isinstance(code, CodeType) and isinstance(lasti, int)
-    ]
+    def _outer_number(self, frame: FrameType | None, running: Sequence[ModuleCall]) -> int:
+        places, outer = self._piece(frame, running)
+        number = self._outer_ids.get(places)
+        if number is None:
+            texts = self._texts(frame, len(places) // 2)
+            texts += self._outer[outer] if outer is not None else []
+            number = self._outer_ids[places] = len(self._outer)
+            self._outer.append(texts[:_DEPTH])
+        return number
+
+    def _texts(self, frame: FrameType | None, count: int) -> list[str]:
+        texts = []
+        for _ in range(count):
+            assert frame is not None
+            code = frame.f_code
+            self._seen.add(code)
+            if code is not _BOUNDARY:
+                line = _line(code, frame.f_lasti)
+                texts.append(f"{code.co_filename}:{line}:{code.co_qualname}")
+            frame = frame.f_back
+        return texts
 
 
 def _line(code: CodeType, lasti: int) -> int:

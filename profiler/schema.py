@@ -90,20 +90,8 @@ def to_batch(table: str, records: Sequence[Record], rank: int) -> pa.RecordBatch
 
 
 def from_columns(table: str, given: Mapping[str, Any], rank: int) -> pa.RecordBatch:
-    """Turn whole columns (arrays or sequences) into a batch; left-out columns get defaults.
-
-    ValueError when a column is unknown, when lengths differ, or when the key is missing.
-    """
-    known = {c.name for c in columns(table)}
-    if unknown := sorted(set(given) - known):
-        raise ValueError(f"columns of {table}: got {unknown}, but there are only {sorted(known)}")
-    key = record_type(table).key
-    if key is not None and key not in given:
-        raise ValueError(f"columns of {table}: got no {key!r}, which every row needs; add it")
-    lengths = {name: len(values) for name, values in given.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"columns of {table}: got lengths {lengths}, which must be equal")
-    count = next(iter(lengths.values()))
+    """Turn whole columns that were checked into a batch; left-out columns get defaults."""
+    count = len(next(iter(given.values())))
     arrays = []
     for column in columns(table):
         values = given.get(column.name)
@@ -113,6 +101,19 @@ def from_columns(table: str, given: Mapping[str, Any], rank: int) -> pa.RecordBa
         else:
             arrays.append(_array(values, column.type))
     return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(table))
+
+
+def check_columns(table: str, given: Mapping[str, Any]) -> None:
+    """ValueError when a column is unknown, when lengths differ, or when the key is missing."""
+    known = {c.name for c in columns(table)}
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"columns of {table}: got {unknown}, but there are only {sorted(known)}")
+    key = record_type(table).key
+    if key is not None and key not in given:
+        raise ValueError(f"columns of {table}: got no {key!r}, which every row needs; add it")
+    lengths = {name: len(values) for name, values in given.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"columns of {table}: got lengths {lengths}, which must be equal")
 
 
 def to_records(table: pa.Table, name: str) -> list[Any]:

@@ -15,7 +15,6 @@ import threading
 import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -28,11 +27,11 @@ from profiler.events import Record
 from profiler.folder import claim_folder, rank_folder, write_json
 from profiler.machine import collect_hardware, collect_versions, describe_run, utc_now
 from profiler.parts import Part, drop_covered, list_parts, merge_parts, write_part
-from profiler.schema import SCHEMA_VERSION, TYPES, from_columns, to_batch
+from profiler.schema import SCHEMA_VERSION, TYPES, check_columns
+from profiler.waiting import WaitingRows
 
 __all__ = ["RunWriter", "collect_hardware", "collect_versions"]
 
-_CHUNK = 4096  # records turned into columns at once: bounds how long the interpreter is held
 _COMPACT = 64  # parts of a table that are merged into one while the run goes on
 
 
@@ -65,10 +64,9 @@ class RunWriter:
         self._warned = False
         self._pid = os.getpid()
         self._folder = rank_folder(self.path, rank, world_size)
-        self._queues: dict[str, deque[Record]] = {table: deque() for table in TYPES}
+        self._waiting = {table: WaitingRows(table) for table in TYPES}
         self._small: dict[str, list[Part]] = {table: [] for table in TYPES}
         self._next = dict.fromkeys(TYPES, 1)
-        self._columns: dict[str, list[pa.RecordBatch]] = {table: [] for table in TYPES}
         self._writing = threading.RLock()  # held while parts are written; `add` never takes it
         self._writer_thread: int | None = None
         claim_folder(self.path, force=force, rank=rank, world_size=world_size)
@@ -91,7 +89,7 @@ class RunWriter:
         if self._stopped:
             self._warn_once()
             return
-        queue = self._queues[record.table]
+        queue = self._waiting[record.table].records
         queue.append(record)
         if len(queue) >= self._flush_rows:
             self._full(len(queue))
@@ -106,15 +104,18 @@ class RunWriter:
         self.add(record)
 
     def add_many(self, table: str, columns: Mapping[str, Any]) -> None:
-        """Append rows given as whole columns; columns left out get their defaults."""
-        batch = from_columns(table, columns, self.rank)
-        with self._writing:
-            if self._stopped:
-                self._warn_once()
-                return
-            self._columns[table].append(batch)
-            if sum(map(len, self._columns[table])) >= self._flush_rows:
-                self.flush()
+        """Append rows given as whole columns; columns left out get their defaults.
+
+        The columns are the writer's from now on: they are encoded when they are written.
+        """
+        check_columns(table, columns)
+        if self._stopped:
+            self._warn_once()
+            return
+        waiting = self._waiting[table]
+        waiting.add_columns(columns)
+        if waiting.column_rows >= self._flush_rows:
+            self._full(waiting.column_rows)
 
     def describe(self, **info: Any) -> None:
         """Add to run.json what was not known at the start (for example the model)."""
@@ -185,17 +186,15 @@ class RunWriter:
                 self._writer_thread = None
 
     def _flush(self) -> None:
-        drained = {table: _drain(self._queues[table]) for table in reversed(TYPES)}
+        drained = {table: self._waiting[table].drain() for table in reversed(TYPES)}
         try:
             for table in TYPES:
-                batches = self._columns[table] + _batches(table, drained[table], self.rank)
-                if batches:
+                if batches := drained[table].batches(self.rank):
                     self._write(table, batches)
-                self._columns[table] = []
                 del drained[table]
         except KeyboardInterrupt:  # keep for close what was not written yet
-            for table, records in drained.items():
-                self._queues[table].extendleft(reversed(records))
+            for table, rows in drained.items():
+                self._waiting[table].put_back(rows)
             raise
 
     def _write(self, table: str, batches: list[pa.RecordBatch]) -> None:
@@ -233,9 +232,8 @@ class RunWriter:
         self._stopped = True
         if self.problem is None:
             self.problem = why
-        for queue in self._queues.values():
-            queue.clear()
-        self._columns = {table: [] for table in TYPES}
+        for waiting in self._waiting.values():
+            waiting.clear()
 
     def _warn_once(self) -> None:
         if self.problem is None or self._warned or self._foreign():
@@ -276,17 +274,6 @@ def _flush_loop(
         owner._woken = False
         owner._flush_quietly()
         del owner
-
-
-def _drain(queue: deque[Record]) -> list[Record]:
-    """Take what is in the queue now; a record added twice is taken once."""
-    taken = [queue.popleft() for _ in range(len(queue))]
-    return list({id(record): record for record in taken}.values())
-
-
-def _batches(table: str, records: list[Record], rank: int) -> list[pa.RecordBatch]:
-    chunks = (records[i : i + _CHUNK] for i in range(0, len(records), _CHUNK))
-    return [to_batch(table, chunk, rank) for chunk in chunks]
 
 
 def _forget_in_children(writer: RunWriter) -> None:

@@ -19,7 +19,8 @@ from profiler.hooks import KeptTensor, Pack, Unpack
 from profiler.packed import tensors_in
 from profiler.storages import is_parameter
 
-_Seen = weakref.WeakKeyDictionary[UntypedStorage, bool]
+# By address: a weak reference that tells whether it is still that storage; parameter or not.
+_Seen = dict[int, tuple[weakref.ref[UntypedStorage], bool]]
 
 
 class SummaryRecorder:
@@ -38,7 +39,7 @@ class SummaryRecorder:
         self.paused = False
         self.host_totals = {"host": 0, "peer": 0}  # not followed: that needs a row per save
         self._totals: dict[str, events.Total] = {}
-        self._seen: _Seen = weakref.WeakKeyDictionary()  # storages of this step: parameter or not
+        self._seen: _Seen = {}  # storages of this step
 
     def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
         """The same pair, counted. What it packs is passed on untouched."""
@@ -54,12 +55,13 @@ class SummaryRecorder:
     def end_step(self) -> None:
         """Write the step's totals and begin anew."""
         totals, self._totals = self._totals, {}
-        self._seen = weakref.WeakKeyDictionary()
+        self._seen = {}
         for total in totals.values():
             self._write(total)
 
     def _count(self, tensor: Tensor, packed: Any) -> None:
-        module = self._modules.current
+        running = self._modules.running
+        module = running[-1].name if running else ""
         total = self._totals.get(module)
         if total is None:
             total = self._totals[module] = events.Total(step=self.step, module=module)
@@ -67,21 +69,28 @@ class SummaryRecorder:
         total.saves += 1
         total.logical_bytes += size
         storage = tensor.untyped_storage()
-        of_parameter = self._seen.get(storage)
-        if of_parameter is None:
-            of_parameter = self._seen[storage] = is_parameter(tensor)
-            if of_parameter:
-                total.param_storage_bytes += storage.nbytes()
-            else:
-                total.first_bytes += size
-                total.unique_bytes += storage.nbytes()
-                total.storages += 1
-        elif not of_parameter:
-            total.aliased_bytes += size
+        seen = self._seen.get(storage._cdata)
+        if seen is not None and seen[0]() is storage:
+            of_parameter = seen[1]
+            if not of_parameter:
+                total.aliased_bytes += size
+        else:
+            of_parameter = self._first_sight(total, tensor, storage)
         if of_parameter:
             total.param_bytes += size
         if type(packed) is not KeptTensor:
             self._count_host(total, storage, packed)
+
+    def _first_sight(self, total: events.Total, tensor: Tensor, storage: UntypedStorage) -> bool:
+        of_parameter = is_parameter(tensor)
+        self._seen[storage._cdata] = weakref.ref(storage), of_parameter
+        if of_parameter:
+            total.param_storage_bytes += storage.nbytes()
+        else:
+            total.first_bytes += tensor.nbytes
+            total.unique_bytes += storage.nbytes()
+            total.storages += 1
+        return of_parameter
 
     @staticmethod
     def _count_host(total: events.Total, storage: UntypedStorage, packed: Any) -> None:

@@ -9,6 +9,7 @@ Eager autograd only: under torch.compile the partitioner decides what is saved.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from profiler import events, graph
 from profiler.attribution import ModuleTracker, StackTable, module_of_nodes
@@ -31,6 +31,7 @@ from profiler.summary import SummaryRecorder
 
 Level = Literal["summary", "full", "values"]
 LEVELS: tuple[Level, ...] = ("summary", "full", "values")
+_INTERVALS = {"summary": 0.1}  # ten samples a second cost a loaded core 0.1 %
 
 
 class Tracer:
@@ -47,7 +48,7 @@ class Tracer:
         info: what run.json says besides versions and hardware.
         stacks: record the Python stack of every save (not at level summary).
         steps: the first step to record and the one to stop before; None stands for no bound.
-        interval: seconds between memory samples.
+        interval: seconds between memory samples; None: 0.1 at level summary, else 0.02.
         force: replace an existing run at `path`.
         rank, world_size: this process among those that write to the same folder.
         first_step: number of the first step, where training is resumed.
@@ -73,7 +74,7 @@ class Tracer:
         info: Mapping[str, Any] | None = None,
         stacks: bool = True,
         steps: tuple[int | None, int | None] = (None, None),
-        interval: float = 0.02,
+        interval: float | None = None,
         force: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -85,11 +86,13 @@ class Tracer:
             path, {**(info or {}), "level": level}, force=force, rank=rank, world_size=world_size
         )
         self.level = level
-        self._modules = ModuleTracker(self.register)
+        self._modules = ModuleTracker(self.register, frames=stacks and level != "summary")
         self._storages = StorageTable(self.writer.add)
         self._recorder = self._make_recorder(stacks)
+        if interval is None:
+            interval = _INTERVALS.get(level, 0.02)
         self._sampler = MemorySampler(self.writer.add, self._describe_memory, interval=interval)
-        self._names = WeakTensorKeyDictionary()  # parameters
+        self._names: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}  # parameters
         self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._states: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = (
             weakref.WeakKeyDictionary()
@@ -112,10 +115,12 @@ class Tracer:
         prefix = self._modules.name_of(model)
         for name, parameter in model.named_parameters():
             full = f"{prefix}.{name}" if prefix else name
-            self._names[parameter] = full
-            self._storages.see_resident(parameter, "param", module=full.rpartition(".")[0])
+            module = full.rpartition(".")[0]
+            self._names[id(parameter)] = (weakref.ref(parameter), full)
+            self._storages.see_resident(parameter, "param", module=module)
             if parameter.requires_grad and self.level != "summary":
-                hook = parameter.register_post_accumulate_grad_hook(self._gradient_arrived)
+                arrived = functools.partial(self._gradient_arrived, module)
+                hook = parameter.register_post_accumulate_grad_hook(arrived)
                 self._stack.callback(hook.remove)
 
     @property
@@ -178,7 +183,11 @@ class Tracer:
 
     def backward_starts(self, roots: Sequence[Any]) -> None:
         self._depth += 1
-        if self._depth > 1 or self._pauses:
+        if self._pauses:
+            return
+        if self._depth > 1:
+            if isinstance(self._recorder, Recorder):
+                self._recorder.name_nodes(graph.names_of(roots))
             return
         if self._step is not None and self._step.forward_end_ns is None:
             self._step.forward_end_ns = time.perf_counter_ns()
@@ -209,9 +218,8 @@ class Tracer:
             self._end_step()
             self._begin_step("")
 
-    def _gradient_arrived(self, parameter: torch.Tensor) -> None:
+    def _gradient_arrived(self, module: str, parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
-            module = self._names.get(parameter, "").rpartition(".")[0]
             self._storages.see_resident(parameter.grad, "grad", module=module)
 
     def _make_recorder(self, stacks: bool) -> Recorder | SummaryRecorder:
@@ -260,27 +268,34 @@ class Tracer:
 
     def _record_graph(self, roots: Sequence[Any], recorder: Recorder) -> None:
         """Write the graph below `roots`, and tell its saves the name of their node."""
-        nodes, edges = graph.walk(roots, self._names)
-        by_number = {node.seq: node for node in nodes}
-        modules = module_of_nodes(self._modules.take_spans())
+        nodes, edges = graph.walk(roots, self._name_of_parameter)
+        place = {number: index for index, number in enumerate(nodes.seq)}
+        saved, unique = [0] * len(place), [0] * len(place)
         seen: set[tuple[int, int]] = set()
         for row in recorder.take_rows():
-            node = by_number.get(row.node_seq) if row.node_seq is not None else None
-            if node is None:
+            at = place.get(row.node_seq) if row.node_seq is not None else None
+            if at is None:
                 continue
-            row.op = node.name
-            self.writer.update(row)
-            node.saved_bytes += row.logical_bytes
-            place = (node.seq, row.storage_id)
-            node.saved_unique_bytes += row.storage_bytes if place not in seen else 0
-            seen.add(place)
-        for node in nodes:
-            node.step = recorder.step
-            node.module = node.module or modules.get(node.seq, "")
-            self.writer.add(node)
-        for edge in edges:
-            edge.step = recorder.step
-            self.writer.add(edge)
+            row.op = nodes.name[at]  # written when the save is unpacked, or at the end of the step
+            saved[at] += row.logical_bytes
+            if (at, row.storage_id) not in seen:
+                seen.add((at, row.storage_id))
+                unique[at] += row.storage_bytes
+        modules = module_of_nodes(self._modules.take_spans())
+        owners = [
+            leaf or modules.get(number, "")
+            for number, leaf in zip(nodes.seq, nodes.module, strict=True)
+        ]
+        columns = {**nodes._asdict(), "module": owners}
+        columns |= {"saved_bytes": saved, "saved_unique_bytes": unique}
+        for table, found in (("nodes", columns), ("edges", edges._asdict())):
+            count = len(next(iter(found.values())))
+            if count:
+                self.writer.add_many(table, {"step": [recorder.step] * count, **found})
+
+    def _name_of_parameter(self, tensor: torch.Tensor) -> str:
+        known = self._names.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else ""
 
     def _describe_memory(self) -> dict[str, Any]:
         """What is alive now, by category; on CUDA the sampler asks the allocator for the rest."""

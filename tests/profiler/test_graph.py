@@ -5,7 +5,6 @@ from __future__ import annotations
 import networkx as nx
 import torch
 from torch import nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from profiler import Tracer, open_run
 from profiler.graph import autograd_graph, walk
@@ -15,8 +14,8 @@ def test_walk_names_every_node_once_and_points_edges_forward() -> None:
     weight = nn.Parameter(torch.ones(3, 3))
     x = weight * 2
     loss = (x + x.exp()).sum()
-    nodes, edges = walk([loss.grad_fn, None], WeakTensorKeyDictionary({weight: "weight"}))
-    names = {node.seq: node.name for node in nodes}
+    nodes, edges = walk([loss.grad_fn, None], lambda t: "weight" if t is weight else "")
+    names = dict(zip(nodes.seq, nodes.name, strict=True))
     assert sorted(names.values()) == [
         "AccumulateGrad",
         "AddBackward0",
@@ -24,7 +23,7 @@ def test_walk_names_every_node_once_and_points_edges_forward() -> None:
         "MulBackward0",
         "SumBackward0",
     ]
-    arrows = {(names[e.source], names[e.target]) for e in edges}
+    arrows = {(names[a], names[b]) for a, b in zip(edges.source, edges.target, strict=True)}
     assert arrows == {
         ("AccumulateGrad", "MulBackward0"),
         ("MulBackward0", "ExpBackward0"),
@@ -32,8 +31,10 @@ def test_walk_names_every_node_once_and_points_edges_forward() -> None:
         ("ExpBackward0", "AddBackward0"),
         ("AddBackward0", "SumBackward0"),
     }
-    (leaf,) = [node for node in nodes if node.name == "AccumulateGrad"]
-    assert leaf.seq < 0 and leaf.module == "weight" and leaf.shape == [3, 3]
+    leaf = nodes.name.index("AccumulateGrad")
+    assert nodes.seq[leaf] < 0 and nodes.module[leaf] == "weight" and nodes.shape[leaf] == (3, 3)
+    exp = nodes.name.index("ExpBackward0")
+    assert tuple(nodes.shape[exp]) == (3, 3) and nodes.dtype[exp] == "float32"
 
 
 def test_the_graph_of_a_run_is_acyclic_and_carries_its_saves(tmp_path) -> None:

@@ -205,7 +205,7 @@ def test_waiting_rows_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     writer = RunWriter(tmp_path / "run", flush_rows=10)
     for i in range(1000):
         writer.add(Save(save_id=i))
-        assert len(writer._queues["saves"]) <= 80
+        assert len(writer._waiting["saves"].records) <= 80
     writer.close()
     assert len(read(tmp_path / "run", "saves")) == 1000
 

@@ -151,6 +151,27 @@ def test_recomputation_of_a_checkpoint_is_a_phase_of_its_own(tmp_path) -> None:
     assert any(phase == "recompute" for phase, _ in phases)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputed_saves_know_their_node(tmp_path, reentrant: bool) -> None:
+    model = _model()
+    x = torch.randn(16, 32, requires_grad=True)
+    with Tracer(tmp_path / "run", model=model) as tracer, tracer.step():
+        checkpoint(model, x, use_reentrant=reentrant).square().mean().backward()
+    again = [row for row in _saves(tmp_path / "run") if row["phase"] == "recompute"]
+    ops = {(row["module"], row["op"].removesuffix("Backward0")) for row in again}
+    assert ops >= {("0", "Addmm"), ("1", "Gelu"), ("2", "NativeLayerNorm"), ("3", "Addmm")}
+    assert all(row["op"] for row in again)
+
+
+def test_a_compiled_model_runs_as_without_the_tracer(tmp_path) -> None:
+    model = _model()
+    plain = _step(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with Tracer(tmp_path / "run", model=model):
+        traced = _step(compiled)
+    assert all(torch.equal(a, b) for a, b in zip(plain, traced, strict=True))
+
+
 def test_a_write_in_place_raises_as_without_the_tracer(tmp_path) -> None:
     def work() -> None:
         x = torch.ones(3, requires_grad=True)
@@ -185,13 +206,14 @@ def test_the_tracer_keeps_no_tensor_alive(tmp_path) -> None:
 def test_everything_is_undone_after_an_exception(tmp_path) -> None:
     push = torch._C._autograd._push_saved_tensors_default_hooks
     engine = torch.autograd._engine_run_backward
+    call = nn.Module.__call__
     with pytest.raises(KeyError), Tracer(tmp_path / "run"):
         raise KeyError("user")
     assert torch._C._autograd._push_saved_tensors_default_hooks is push
     assert torch.autograd._engine_run_backward is engine
     assert torch.autograd.graph._engine_run_backward is engine
     assert torch._C._autograd._top_saved_tensors_default_hooks(False) is None
-    assert not torch.nn.modules.module._global_forward_pre_hooks
+    assert nn.Module.__call__ is call
     with open_run(tmp_path / "run") as run:
         assert "KeyError" in str(run.note)
 
