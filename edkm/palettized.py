@@ -2,12 +2,15 @@
 
 Contract: what the layer returns equals that of the plain layer with the dense weight, to the
 rounding of one matrix product; the dense weight never exists whole. A Linear unpacks a block of
-rows, multiplies, and drops it; an Embedding unpacks the rows it is asked for.
+rows, multiplies, and drops it (on CUDA a kernel unpacks in registers); an Embedding unpacks the
+rows it is asked for.
 Boundary: inference only, no gradient reaches the weight. The tensors are buffers, so ``to`` and
 ``state_dict`` work; files are ``edkm.export``'s.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -60,15 +63,30 @@ class PalettizedLinear(PalettizedLayer):
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, input: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch out"]:
-        """``input @ W.T + bias``, some rows of W at a time."""
+        """``input @ W.T + bias``; on the CPU some rows of W at a time, on CUDA by a kernel."""
+        out = self._by_kernel(input) if _has_kernel(input, self.table) else self._by_rows(input)
+        return out if self.bias is None else out + self.bias
+
+    def _by_rows(self, input: Tensor) -> Tensor:
         palette = self.palette
         step = max(1, _BLOCK // self.in_features)
         parts = [
             F.linear(input, palette.rows(start, min(start + step, self.out_features)))
             for start in range(0, self.out_features, step)
         ]
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return out if self.bias is None else out + self.bias
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _by_kernel(self, input: Tensor) -> Tensor:
+        from edkm.lut_matmul import lut_matmul
+
+        flat = input.reshape(-1, self.in_features)
+        out = lut_matmul(flat, self.table, self.indices, self.out_features, self.bits, self.scale)
+        return out.view(*input.shape[:-1], self.out_features)
+
+
+def _has_kernel(input: Tensor, table: Tensor) -> bool:
+    usable = input.is_cuda and table.shape[1] == 1 and input.dtype != torch.float64
+    return usable and find_spec("triton") is not None
 
 
 class PalettizedEmbedding(PalettizedLayer):
