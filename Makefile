@@ -56,5 +56,5 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[train,fast,test]'
+	$(PIP) --editable '.[train,fast,compare,test]'
 	@touch $@ $(VENV)/.base
