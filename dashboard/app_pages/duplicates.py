@@ -1,7 +1,7 @@
 """What is held or sent twice?
 
 Contract: one line per storage that was saved more than once; the chosen line shows its tensors,
-where each lies in the storage, and how each was found.
+where each lies in the storage, how each was found, and what follows from what.
 Boundary: no computing and no file reading here.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.charts.aliases import alias_graph
 from dashboard.charts.spans import span_chart
 from dashboard.frame import explore, ground
 from dashboard.tables import mib_columns, mib_value, shape_words, short_op, source_words
@@ -94,6 +95,11 @@ def _detail(group: Group) -> None:
     st.altair_chart(
         span_chart(group, ground()), key="spans", alt="Spans of the tensors in their storage"
     )
+    st.write(
+        "What each tensor is to the storage: one box for those that are alike. Dashed: not in this "
+        "storage, but computed from it again. Hops are operations between the two."
+    )
+    st.graphviz_chart(alias_graph(group, ground()), alt="The storage and its tensors")
     rows = [
         {
             "operation": short_op(member.op),

@@ -1,7 +1,7 @@
 """Why is it kept?
 
 Contract: the autograd graph of one step in boxes; the chosen box shows the tensors that its nodes
-save.
+save, and of one of its nodes what is around it.
 Boundary: no computing and no file reading here.
 """
 
@@ -12,13 +12,16 @@ from typing import Any
 import streamlit as st
 
 from dashboard.charts.blocks import blocks_option, chart_height
+from dashboard.charts.nearby import nearby_graph
 from dashboard.frame import View, explore, ground, pick_rank
 from dashboard.tables import counted, mib_columns, mib_value, shape_words, short_op, source_words
 from dashboard.words import literal
 from profiler.analyses.blocks import EVERY_NODE, Blocks, Box, blocks, saves_between
+from profiler.analyses.neighbourhood import neighbourhood, nodes_between
 from profiler.reports.units import format_bytes
 
 TITLE = "Why is it kept?"
+NODES = 200  # of the chosen box, to choose one from
 
 
 def page() -> None:
@@ -45,7 +48,9 @@ def page() -> None:
         f"{counted(seen.nodes, 'node')} in {counted(len(seen.boxes), 'box', 'boxes')}; not drawn: "
         f"{counted(seen.leaves, 'leaf', 'leaves')}, where gradients of parameters arrive."
     )
-    _saved(view, rank, _chosen(seen, event))
+    box = _chosen(seen, event)
+    _saved(view, rank, box)
+    _around(view, rank, box)
 
 
 def _detailed(view: View, rank: int, seen: Blocks) -> Blocks:
@@ -91,6 +96,13 @@ def _saved(view: View, rank: int, box: Box) -> None:
     if not box.saves:
         return
     found = view.opened.ask(saves_between, view.step, box.first_seq, box.last_seq, rank=rank)
+    _table(found, "The tensors that the chosen nodes save")
+    if box.saves > len(found):
+        size = format_bytes(box.saved_bytes - sum(row["logical_bytes"] for row in found))
+        st.caption(f"{box.saves - len(found)} smaller items, {size}.")
+
+
+def _table(found: list[dict[str, Any]], alt: str) -> None:
     rows = [
         {
             "operation": short_op(row["op"]),
@@ -105,13 +117,33 @@ def _saved(view: View, rank: int, box: Box) -> None:
         }
         for row in found
     ]
-    st.dataframe(
-        rows, hide_index=True, alt="The tensors that the chosen nodes save",
-        column_config=mib_columns(rows, ("MiB",)),
-    )  # fmt: skip
-    if box.saves > len(rows):
-        size = format_bytes(box.saved_bytes - sum(row["logical_bytes"] for row in found))
-        st.caption(f"{box.saves - len(rows)} smaller items, {size}.")
+    st.dataframe(rows, hide_index=True, alt=alt, column_config=mib_columns(rows, ("MiB",)))
+
+
+def _around(view: View, rank: int, box: Box) -> None:
+    """One node of the box: whose outputs it uses, who uses its own, and what it saves."""
+    nodes = view.opened.ask(
+        nodes_between, view.step, box.first_seq, box.last_seq, rank=rank, limit=NODES
+    )
+    numbers = {
+        f"{short_op(row['name'])}, {row['module'] or '(outside)'} (number {row['seq']})": row["seq"]
+        for row in nodes
+    }
+    st.subheader("Around one node")
+    more = f" The {NODES} that save most are listed." if box.nodes > NODES else ""
+    key = f"node-{view.step}-{rank}-{box.first_seq}-{box.last_seq}"
+    seq = numbers[st.selectbox("Node of the chosen box", list(numbers), key=key)]
+    found = view.opened.ask(neighbourhood, view.step, seq, rank=rank)
+    st.write(
+        "The node with the thick outline, and all within two steps of it: above, whose outputs it "
+        "uses; below, who uses its own. Orange-red nodes keep memory." + more
+    )
+    st.graphviz_chart(nearby_graph(found, ground()), alt="The nodes around the chosen one")
+    if found.more:
+        st.caption(f"{counted(found.more, 'node')} more within two steps.")
+    if box.nodes > 1 and found.nodes[0].saves:
+        saved = view.opened.ask(saves_between, view.step, seq, seq, rank=rank)
+        _table(saved, "The tensors that this node saves")
 
 
 page()

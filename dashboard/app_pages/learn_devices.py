@@ -30,9 +30,10 @@ def page() -> None:
     """Draws the page."""
     st.title(TITLE)
     st.write(
-        "Where device memory is short, what autograd saves can wait on the host. torch does that "
-        "one saved tensor at a time: it copies each, and forgets which memory it came from. "
-        "**Marshaling** (M in the eDKM paper) looks first: can the host have this already?"
+        "Where the memory of the device (a GPU) is short, what autograd saves for backward can "
+        "wait on the host (the memory of the CPU). torch copies one saved tensor at a time and "
+        "forgets which memory it came from. **Marshaling** (M in the eDKM paper) looks first: is it there "
+        "already?"
     )
     left, right = st.columns(2)
     name = left.selectbox("A program", list(PROGRAMS), key="program", bind="query-params")
@@ -64,15 +65,16 @@ def _answer(name: str, hops: int, guess: int) -> None:
     said = (
         f"The bytes of x cross **{TIMES[truth]}**: every operation that needs x for its "
         f"derivative saves a tensor of its own, and each is copied. Together "
-        f"{format_bytes(plain.host_bytes)} cross; with marshaling over "
-        f"{counted(hops, 'operation')} **{format_bytes(marshaled.host_bytes)}**."
+        f"{format_bytes(plain.host_bytes)} cross; with marshaling that looks back over "
+        f"{counted(hops, 'operation')}, **{format_bytes(marshaled.host_bytes)}**."
     )
     verdict(guess == truth, said)
     st.write(
-        "One bar per piece of memory, named by its variable. Move the slider to 0: marshaling "
-        "then recognizes the very same tensor only, and no view or limited copy of it."
+        "Two bars per piece of memory, named by its variable. At 0 on the slider marshaling "
+        "recognizes the very same tensor only. A view is an operation or more away (second "
+        "program); a clamp can even be computed again from what is there (third)."
     )
-    ways = {"every save copied": plain, f"marshaled, {counted(hops, 'hop')}": marshaled}
+    ways = {"every save copied": plain, f"marshaled, {counted(hops, 'operation')} back": marshaled}
     st.altair_chart(
         copy_chart(ways, ground()), key="copies", alt="Copies on the host per piece of memory"
     )

@@ -46,7 +46,8 @@ def page() -> None:
     st.title(TITLE)
     st.write(
         f"A weight is clustered to 3 bits, {CLUSTERS} centroids, while it is trained. To go "
-        "backwards through the clustering, autograd keeps what the clustering was made of."
+        "backwards through the clustering, autograd keeps what the clustering was made of. "
+        "eDKM sends that to the host, the memory of the CPU, and makes it small first."
     )
     side = st.select_slider(
         "Rows and columns of the weight (bfloat16)", [64, 128, 256, 512, 1024], value=256,
@@ -79,14 +80,14 @@ def _answer(found: Comparison, guess: int) -> None:
     )
     st.write(
         "Each bar is what one real forward held on the host until backward, under the policy named "
-        "on the left. The axis is logarithmic: one grid line is a factor."
+        "on the left. The axis is logarithmic: every grid line is four times the one before."
     )
     st.altair_chart(
         held_chart(found, ground()), key="held", alt="Bytes kept for backward per optimization"
     )
     st.write(
-        f"Of {found.side * found.side} weights only {found.distinct} are distinct: tables hardly "
-        "grow with the weight, maps do. Move the slider, and see which bars grow."
+        f"Of {found.side * found.side:,} weights only {found.distinct:,} are distinct: tables "
+        "hardly grow with the weight, maps do. Move the slider, and see which bars grow."
     )
     for name, words in STEPS.items():
         st.markdown(f"- `{name}` {words}")

@@ -42,7 +42,7 @@ def page() -> None:
         bind="query-params",
     )  # fmt: skip
     multiple = right.select_slider(
-        "tau, in multiples of the default", MULTIPLES, value=0.03, key="tau", bind="query-params"
+        "tau, in multiples of the default", MULTIPLES, value=1.0, key="tau", bind="query-params"
     )
     found = measured(bits, multiple)
     st.write(
@@ -73,13 +73,13 @@ def _answer(found: Clustered, guess: str) -> None:
     verdict(
         CHOICES[guess] == found.reach,
         f"At tau = {found.tau:.2g} the gradient goes to: **{said}** (a group with less than "
-        f"{100 * FELT:.0f} % does not count). A weight is felt on two ways: directly, because its "
-        "own mixture changes, and through every centroid that it helps to place.",
+        f"{100 * FELT:.0f} % does not count). There are two ways: a weight changes its own "
+        "mixture, and it moves every centroid that it helps to place, and so all other weights.",
     )
     st.write(
-        "Each dot is a weight; its height is the gradient that it gets. Cool tau down and the "
-        "direct way closes: what is left goes through the centroid, evenly to its whole cluster. "
-        "Heat it up and other clusters join in."
+        "Each dot is a weight; its height is the gradient that it gets. Cool tau down to 0.03 "
+        "and the first way closes, for the curve is flat: what is left goes through the centroid, "
+        "evenly to its whole cluster."
     )
     st.altair_chart(
         pull_chart(found, ground()), key="pulls", alt="The gradient that every weight gets"

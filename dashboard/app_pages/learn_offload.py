@@ -31,9 +31,9 @@ def page() -> None:
     """Draws the page."""
     st.title(TITLE)
     st.write(
-        "Offloading sends to the host what autograd saves, and fetches it for backward. A copy "
-        "costs no time as long as the device computes meanwhile: it is **hidden**. Whatever does "
-        "not fit behind the computing, the device waits for."
+        "Offloading sends what autograd saves from the device (a GPU) over a bus to the host (the "
+        "memory of the CPU), and fetches it for backward. A copy costs no time as long as the "
+        "device computes meanwhile: it is **hidden**. For the rest, the device waits."
     )
     columns = st.columns(4)
     width = columns[0].select_slider(
@@ -81,8 +81,7 @@ def _answer(width: int, machine: Machine, guess: str) -> None:
     verdict(
         guess == truth,
         f"Hidden: **{_percent(step)}** of the copying with {ROWS} rows, **{_percent(more)}** with "
-        f"{4 * ROWS}. Rows add computing and bytes alike. Width is what helps: {_percent(wider)} "
-        f"with layers {2 * width} wide, which compute four times as much on twice the bytes.",
+        f"{4 * ROWS}: rows add computing and bytes alike. {_of_width(step, wider, 2 * width)}",
     )
     _metrics(ran, step)
     st.write(
@@ -97,6 +96,18 @@ def _answer(width: int, machine: Machine, guess: str) -> None:
         st.caption("The gradients are equal to those without offloading, bit by bit.")
     else:
         st.error("The gradients differ from those without offloading. Please report it.")
+
+
+def _of_width(step: SimulatedStep, wider: SimulatedStep, width: int) -> str:
+    if wider.hidden > step.hidden:
+        return (
+            f"Width is what helps: {_percent(wider)} with layers {width} wide, which compute four "
+            "times as much on twice the bytes."
+        )
+    return (
+        "Here the bus keeps up. What is left is the turn from forward to backward: the last layer "
+        "is sent and fetched again at once, and nothing computes meanwhile."
+    )
 
 
 def _metrics(ran: Offloaded, step: SimulatedStep) -> None:

@@ -1,20 +1,24 @@
 """When was the memory held?
 
-Contract: memory over the run or one step; the brushed span, or the peak, gives the table of what
-lived at its fullest moment.
+Contract: memory over the run or one step; a span chosen on the small map above is drawn in full,
+and gives the table of what lived at its fullest moment.
 Boundary: no computing and no file reading here.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
-from dashboard.charts.timeline import BRUSH, bins, timeline_chart
+from dashboard.charts.timeline import (
+    BRUSH,
+    bins,
+    brushed,
+    map_chart,
+    timeline_chart,
+)
 from dashboard.frame import View, explore, ground, pick_rank
 from dashboard.tables import mib_columns, mib_value, short_op
-from profiler.analyses.timeline import Moment, Timeline, alive_at, fullest_between, timeline
+from profiler.analyses.timeline import Timeline, alive_at, timeline
 from profiler.reports.units import format_bytes
 
 TITLE = "When was the memory held?"
@@ -33,13 +37,22 @@ def page() -> None:
     if not seen.moments:
         st.info("No memory sample was taken here. Choose another step, or the whole run.")
         return
-    _read(seen)
+    _map_words(seen)
     event = st.altair_chart(
-        timeline_chart(seen, ground()), key="memory", on_select="rerun", selection_mode=BRUSH,
+        map_chart(seen, ground()), key="memory", on_select="rerun", selection_mode=BRUSH,
+        alt="All memory over time, to choose a span",
+    )  # fmt: skip
+    part = brushed(seen, event)
+    shown = seen
+    if part is not None:
+        between = (part.start_ns, part.end_ns)
+        shown = view.opened.ask(timeline, rank=rank, step=step, bins=bins(), between=between)
+    st.write("Height is memory, stacked by what it is for; grey bands are backward and optimizer.")
+    st.altair_chart(
+        timeline_chart(shown, ground(), part), key="areas",
         alt="Memory over time by category, with the phases of each step",
     )  # fmt: skip
-    moment, brushed = _moment(seen, event)
-    _alive(view, rank, seen, moment, brushed)
+    _alive(view, rank, shown, part.origin_ns if part else seen.moments[0].time_ns, bool(part))
 
 
 def _span(view: View) -> int | None:
@@ -53,33 +66,26 @@ def _span(view: View) -> int | None:
     return view.step if chosen == SPANS[1] else None
 
 
-def _read(seen: Timeline) -> None:
+def _map_words(seen: Timeline) -> None:
     thinned = (
         ""
         if len(seen.moments) == seen.samples
         else f" {seen.samples} samples are drawn as {len(seen.moments)}: the fullest of each bin."
     )
     st.write(
-        "Height is memory, stacked by what it is for; grey bands are backward and optimizer. "
-        "Drag over the chart to choose a span; double-click to let it go." + thinned
+        "Drag over the small chart to look at a span of it more closely; double-click on it to let "
+        "the span go." + thinned
     )
 
 
-def _moment(seen: Timeline, event: Any) -> tuple[Moment, bool]:
-    """The fullest moment of the brushed span; of all where nothing is brushed."""
-    span = event.selection.get(BRUSH, {}).get("s") if event else None
-    if span and len(span) == 2:
-        found = fullest_between(seen, float(span[0]), float(span[1]))
-        if found is not None:
-            return found, True
-    assert seen.peak is not None
-    return seen.peak, False
-
-
-def _alive(view: View, rank: int, seen: Timeline, moment: Moment, brushed: bool) -> None:
+def _alive(view: View, rank: int, seen: Timeline, origin_ns: int, chosen: bool) -> None:
+    moment = seen.peak
+    if moment is None:
+        st.info("Nothing was sampled before the end of this span.")
+        return
     found = view.opened.ask(alive_at, moment.time_ns, rank=rank)
-    seconds = (moment.time_ns - seen.moments[0].time_ns) / 1e9
-    st.subheader("Alive at the fullest moment" + (" of the span" if brushed else ""))
+    seconds = (moment.time_ns - origin_ns) / 1e9
+    st.subheader("Alive at the fullest moment" + (" of the span" if chosen else ""))
     st.write(
         f"At {seconds:.3f} s, step {moment.step}, {moment.phase}: "
         f"{format_bytes(moment.total_bytes)}. Storages that had been seen and not yet died:"

@@ -1,7 +1,7 @@
 """What crossed to the host and back?
 
 Contract: bytes of one step per direction, module and form; measured, simulated and simulated
-peers' copies are never added together.
+peers' copies are never added together. When they were made, as one lane per stream.
 Boundary: no computing and no file reading here.
 """
 
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.charts.lanes import lane_chart
 from dashboard.charts.sankey import ACTION_WORDS, sankey_height, sankey_option
-from dashboard.frame import explore, ground
+from dashboard.frame import View, explore, ground, pick_rank
+from dashboard.overlap import lane_colours, lane_pieces, lane_stretches, overlap_words
 from dashboard.tables import mib_columns, mib_value
+from profiler.analyses.lanes import lanes
 from profiler.analyses.traffic import Flow, Traffic, traffic
 from profiler.reports.units import NOTHING, format_bytes, format_mib
 
@@ -53,6 +56,7 @@ def page() -> None:
     else:
         st.info(f"Nothing went {DIRECTIONS[direction]}.")
     _never_used(seen)
+    _lanes(view)
     _table([flow for flow in seen.modules if _kind(flow) == kind])
 
 
@@ -100,6 +104,26 @@ def _never_used(seen: Traffic) -> None:
             f"{seen.unused_copies} host copies, {format_bytes(seen.unused_bytes)}, were never "
             "asked for by backward."
         )
+
+
+def _lanes(view: View) -> None:
+    st.subheader("When was it copied, and was it hidden?")
+    rank = pick_rank(view)
+    found = view.opened.ask(lanes, view.step, rank=rank)
+    st.write(overlap_words(found))
+    if not found.lanes:
+        return
+    st.write("One line per stream, over the time of the step; a piece is copies in a row.")
+    st.altair_chart(
+        lane_chart(lane_pieces(found), lane_stretches(found), lane_colours(found), ground()),
+        key="lanes", alt="Copies over the time of the step",
+    )  # fmt: skip
+    if found.hidden is None:
+        st.caption(
+            "Missing: events of the device around every copy and every operation. The lesson on "
+            "offloading shows on a simulated bus what they would tell."
+        )
+        st.page_link("app_pages/learn_offload.py", label="Does offloading cost time?")
 
 
 def _table(flows: list[Flow]) -> None:

@@ -103,7 +103,8 @@ def blocks_option(seen: Blocks, ground: Ground) -> dict[str, Any]:
                         "label": {"formatter": _label(box)},
                     }
                     for box in seen.boxes
-                ],
+                ]
+                + _corners(place),
                 "links": [
                     {"source": str(source), "target": str(target)}
                     for source, target, _ in seen.links
@@ -111,6 +112,22 @@ def blocks_option(seen: Blocks, ground: Ground) -> dict[str, Any]:
             }
         ],
     }  # fmt: skip
+
+
+def _corners(place: dict[int, tuple[float, int]]) -> list[dict[str, Any]]:
+    """Two points that nobody sees, where all boxes stand in one line.
+
+    ECharts stretches what it draws to the size of the chart; a line has no width to stretch.
+    """
+    columns, levels = {x for x, _ in place.values()}, {level for _, level in place.values()}
+    if len(columns) > 1 and len(levels) > 1:
+        return []
+    bottom = LEVEL * max(1, *levels) if levels else LEVEL
+    return [
+        {"id": name, "name": name, "x": x, "y": y, "symbolSize": 0, "silent": True,
+         "label": {"show": False}, "tooltip": {"show": False}}
+        for name, x, y in (("corner 1", 0, 0), ("corner 2", 1000, bottom))
+    ]  # fmt: skip
 
 
 def chart_height(seen: Blocks) -> int:

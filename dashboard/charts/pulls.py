@@ -20,7 +20,7 @@ GROUP_WORDS = {
     "other clusters": "weights of other clusters",
 }  # fmt: skip
 COLOURS = dict(zip(GROUPS, (VERMILION, ORANGE, BLUE), strict=True))
-CURVES = {"soft: DKM": VERMILION, "hard: the nearest centroid": GREY}
+CURVES = {"hard: the nearest centroid": GREY, "soft: DKM": VERMILION}
 
 
 def pull_records(found: Clustered) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def curve_records(found: Clustered) -> list[dict[str, Any]]:
     """One record per weight and kind of clustering."""
     return [
         {"weight": weight, "clustered": value, "kind": kind}
-        for kind, values in zip(CURVES, (found.soft, found.hard), strict=True)
+        for kind, values in zip(CURVES, (found.hard, found.soft), strict=True)
         for weight, value in zip(found.weights, values, strict=True)
     ]
 
@@ -44,13 +44,12 @@ def pull_chart(found: Clustered, ground: Ground) -> Layered:
     """The gradient of one clustered weight with respect to every weight."""
     words = list(GROUP_WORDS.values())
     base = alt.Chart(alt.InlineData(values=pull_records(found)))
-    x = alt.X("weight:Q", axis=alt.Axis(title="weight", grid=False), scale=alt.Scale(nice=False))
     stems = base.mark_rule(strokeWidth=1.2, opacity=0.55).encode(
-        x=x, y=alt.Y("gradient:Q", axis=alt.Axis(title="gradient that it gets")),
+        x=_x(), y=alt.Y("gradient:Q", axis=alt.Axis(title="gradient that it gets")),
         y2=alt.datum(0), color=_colour(words),
     )  # fmt: skip
     dots = base.mark_circle(size=34, opacity=0.9).encode(
-        x=x,
+        x=_x(),
         y="gradient:Q",
         color=_colour(words),
         tooltip=[
@@ -68,7 +67,7 @@ def curve_chart(found: Clustered, ground: Ground) -> Layered:
         alt.Chart(alt.InlineData(values=curve_records(found)))
         .mark_line(strokeWidth=2.5)
         .encode(
-            x=alt.X("weight:Q", axis=alt.Axis(title="weight", grid=False)),
+            x=_x(),
             y=alt.Y("clustered:Q", axis=alt.Axis(title="what it becomes")),
             color=alt.Color(
                 "kind:N",
@@ -87,9 +86,16 @@ def curve_chart(found: Clustered, ground: Ground) -> Layered:
             alt.InlineData(values=[{"weight": found.weights[ASKED], "soft": found.soft[ASKED]}])
         )
         .mark_point(size=120, filled=False, strokeWidth=2.5, color=ink(ground))
-        .encode(x="weight:Q", y="soft:Q")
+        .encode(x=_x(), y="soft:Q")
     )
     return alt.layer(_centroids(found, ground), lines, asked).properties(height=300)
+
+
+def _x() -> alt.X:
+    return alt.X(
+        "weight:Q", axis=alt.Axis(title="weight", grid=False, tickCount=8),
+        scale=alt.Scale(nice=False, zero=False, padding=12),
+    )  # fmt: skip
 
 
 def _colour(words: list[str]) -> alt.Color:
@@ -105,6 +111,6 @@ def _centroids(found: Clustered, ground: Ground) -> alt.Chart:
     rules: alt.Chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_rule(strokeDash=[4, 4], color=ink(ground), opacity=0.4)
-        .encode(x="weight:Q", tooltip=[alt.Tooltip("about:N"), alt.Tooltip("weight:Q")])
+        .encode(x=_x(), tooltip=[alt.Tooltip("about:N"), alt.Tooltip("weight:Q")])
     )
     return rules

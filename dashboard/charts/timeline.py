@@ -1,12 +1,14 @@
-"""Memory over time by category: step areas, phase bands, a rule at the peak, a brush.
+"""Memory over time by category: step areas, phase bands, a rule at the peak; a map with a brush.
 
 Contract: at most `MOST_ROWS` rows reach the browser; the highest point of the areas is the highest
 of the timeline. A category that never holds anything is left out. MiB are 2**20, scaled here.
+Seconds count from the first moment of the whole, in the map and in every part of it.
 Boundary: Altair only; thinning is profiler.analyses.timeline's.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -22,40 +24,78 @@ _NAMED_BANDS = 16  # more steps than these have no name at their top
 
 
 def bins() -> int:
-    """How many moments may be drawn: every one has a row per category."""
-    return MOST_ROWS // len(CATEGORIES)
+    """How many moments may be drawn: every one has a row per category, the end has them again."""
+    return MOST_ROWS // len(CATEGORIES) - 1
 
 
-def area_records(seen: Timeline) -> list[dict[str, Any]]:
-    """One record per moment and category that is ever used."""
+@dataclass(frozen=True)
+class Part:
+    """Which part of the run's clock is drawn, and where its seconds begin."""
+
+    origin_ns: int
+    start_ns: int
+    end_ns: int
+
+    def seconds(self, time_ns: int) -> float:
+        return (time_ns - self.origin_ns) / 1e9
+
+    @property
+    def domain(self) -> list[float]:
+        return [self.seconds(self.start_ns), self.seconds(self.end_ns)]
+
+
+def whole(seen: Timeline) -> Part:
+    """All of a timeline."""
+    if not seen.moments:
+        return Part(0, 0, 0)
+    first, last = seen.moments[0].time_ns, seen.moments[-1].time_ns
+    return Part(first, first, last)
+
+
+def brushed(seen: Timeline, event: Any) -> Part | None:
+    """The part of `seen` that is chosen on its map; None where none is."""
+    span = event.selection.get(BRUSH, {}).get("s") if event else None
+    if not span or len(span) != 2:
+        return None
+    origin = whole(seen).origin_ns
+    start, end = sorted(origin + round(float(each) * 1e9) for each in span)
+    return Part(origin, start, end) if end > start else None
+
+
+def area_records(seen: Timeline, part: Part | None = None) -> list[dict[str, Any]]:
+    """One record per moment and category that is ever used.
+
+    Of a part, what held at its start is drawn from there, and what held last to its end.
+    """
     used = [i for i in range(len(CATEGORIES)) if any(m.bytes[i] for m in seen.moments)]
-    origin = seen.moments[0].time_ns if seen.moments else 0
+    window = part or whole(seen)
+    at = [(max(moment.time_ns, window.start_ns), moment) for moment in seen.moments]
+    if at and at[-1][0] < window.end_ns:
+        at.append((window.end_ns, at[-1][1]))
     return [
         {
-            "s": (moment.time_ns - origin) / 1e9,
+            "s": window.seconds(time_ns),
             "c": CATEGORY_NAMES[CATEGORIES[i]],
             "o": i,
             "m": round(mib(moment.bytes[i]), 6),
         }
-        for moment in seen.moments
+        for time_ns, moment in at
         for i in used
     ]
 
 
-def band_records(seen: Timeline) -> list[dict[str, Any]]:
-    """One record per stretch of a step, in seconds from the first moment."""
-    if not seen.moments:
-        return []
-    origin, end = seen.moments[0].time_ns, seen.moments[-1].time_ns
+def band_records(seen: Timeline, part: Part | None = None) -> list[dict[str, Any]]:
+    """One record per stretch of a step, in seconds."""
+    window = part or whole(seen)
     records = []
     for band in seen.bands:
-        start, stop = max(band.start_ns, origin), min(band.end_ns, end)
+        start, stop = max(band.start_ns, window.start_ns), min(band.end_ns, window.end_ns)
         if stop > start:
             name = band.name or f"step {band.step}"
             records.append(
                 {
-                    "start": (start - origin) / 1e9,
-                    "end": (stop - origin) / 1e9,
+                    "start": window.seconds(start),
+                    "end": window.seconds(stop),
                     "part": "forward" if band.part == "forward" else "backward, optimizer",
                     "name": name,
                     "label": name if band.part == "forward" else "",
@@ -64,18 +104,51 @@ def band_records(seen: Timeline) -> list[dict[str, Any]]:
     return records
 
 
-def timeline_chart(seen: Timeline, ground: Ground) -> Layered:
-    """The areas with their bands; the selection `brush` reports a span of `s`, seconds."""
-    records = area_records(seen)
+def map_records(seen: Timeline) -> list[dict[str, float]]:
+    """One record per moment: all of its memory."""
+    window = whole(seen)
+    return [
+        {"s": window.seconds(moment.time_ns), "m": round(mib(moment.total_bytes), 6)}
+        for moment in seen.moments
+    ]
+
+
+def map_chart(seen: Timeline, ground: Ground) -> alt.Chart:
+    """The whole, small; the selection `brush` reports a span of `s`, seconds."""
+    brush = alt.selection_interval(name=BRUSH, encodings=["x"])
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=map_records(seen)))
+        .mark_area(interpolate="step-after", color=ink(ground), opacity=0.45)
+        .encode(
+            x=alt.X(
+                "s:Q", axis=alt.Axis(title=None, grid=False), scale=alt.Scale(nice=False)
+            ),
+            y=alt.Y(
+                "m:Q", axis=alt.Axis(title="MiB", tickCount=2, grid=False),
+                scale=alt.Scale(domain=[0, _top(seen)], nice=False),
+            ),
+            tooltip=[
+                alt.Tooltip("s:Q", title="seconds", format=".4~g"),
+                alt.Tooltip("m:Q", title="MiB", format=".4~g"),
+            ],
+        )
+        .add_params(brush)
+        .properties(height=90)
+    )  # fmt: skip
+    return chart
+
+
+def timeline_chart(seen: Timeline, ground: Ground, part: Part | None = None) -> Layered:
+    """The areas with their bands, of the whole or of a part of it."""
+    records = area_records(seen, part)
     shown = list(dict.fromkeys(record["c"] for record in records))
     colours = {CATEGORY_NAMES[name]: category_colour(name) for name in CATEGORIES}
-    x = alt.X("s:Q", axis=alt.Axis(title="seconds", grid=False), scale=alt.Scale(nice=False))
-    brush = alt.selection_interval(name=BRUSH, encodings=["x"])
+    window = part or whole(seen)
     areas = (
         alt.Chart(alt.InlineData(values=records))
         .mark_area(interpolate="step-after", line=False)
         .encode(
-            x=x,
+            x=_x("s:Q", window),
             y=alt.Y(
                 "m:Q",
                 stack="zero",
@@ -94,9 +167,12 @@ def timeline_chart(seen: Timeline, ground: Ground) -> Layered:
                 alt.Tooltip("s:Q", title="seconds", format=".4~g"),
             ],
         )
-        .add_params(brush)
     )
-    layers = [*_bands(band_records(seen), ground), areas, *_peak(seen, ground)]
+    layers = [
+        *_bands(band_records(seen, part), window, ground),
+        areas,
+        *_peak(seen, window, ground),
+    ]
     return alt.layer(*layers).properties(height=420)
 
 
@@ -106,17 +182,29 @@ def _top(seen: Timeline) -> float:
     return peak * 1.18 or 1.0
 
 
-def _bands(records: list[dict[str, Any]], ground: Ground) -> list[alt.Chart]:
+def _x(field: str, window: Part) -> alt.X:
+    """The axis of time; every layer says the same, lest one of them widens it."""
+    scale = alt.Scale(nice=False, zero=False)
+    if window.end_ns > window.start_ns:
+        scale = alt.Scale(nice=False, zero=False, domain=window.domain)
+    return alt.X(field, axis=alt.Axis(title="seconds", grid=False), scale=scale)
+
+
+def _bands(records: list[dict[str, Any]], window: Part, ground: Ground) -> list[alt.Chart]:
     base = alt.Chart(alt.InlineData(values=records))
     shades = (
         base.transform_filter(alt.datum.part != "forward")
         .mark_rect(color=ink(ground), opacity=0.07)
-        .encode(x="start:Q", x2="end:Q", tooltip=[alt.Tooltip("name:N", title="backward of")])
+        .encode(
+            x=_x("start:Q", window),
+            x2="end:Q",
+            tooltip=[alt.Tooltip("name:N", title="backward of")],
+        )
     )
     starts = (
         base.transform_filter(alt.datum.part == "forward")
         .mark_rule(color=ink(ground), opacity=0.3, strokeWidth=1)
-        .encode(x="start:Q")
+        .encode(x=_x("start:Q", window))
     )
     named = [record for record in records if record["label"]]
     if len(named) > _NAMED_BANDS:
@@ -124,7 +212,7 @@ def _bands(records: list[dict[str, Any]], ground: Ground) -> list[alt.Chart]:
     names = (
         alt.Chart(alt.InlineData(values=_apart(named)))
         .mark_text(align="left", baseline="top", dx=3, fontSize=12, color=ink(ground))
-        .encode(x="start:Q", y=alt.value(2), text="label:N")
+        .encode(x=_x("start:Q", window), y=alt.value(2), text="label:N")
     )
     return [shades, starts, names]
 
@@ -141,21 +229,21 @@ def _apart(named: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _peak(seen: Timeline, ground: Ground) -> list[alt.Chart]:
+def _peak(seen: Timeline, window: Part, ground: Ground) -> list[alt.Chart]:
     if seen.peak is None:
         return []
-    origin = seen.moments[0].time_ns
-    length = max(seen.moments[-1].time_ns - origin, 1)
-    late = (seen.peak.time_ns - origin) / length > 0.75
+    time_ns = max(seen.peak.time_ns, window.start_ns)
+    length = max(window.end_ns - window.start_ns, 1)
+    late = (time_ns - window.start_ns) / length > 0.75
     at = {
-        "s": (seen.peak.time_ns - origin) / 1e9,
+        "s": window.seconds(time_ns),
         "m": mib(seen.peak.total_bytes),
         "label": f"peak {format_mib(seen.peak.total_bytes)} MiB",
     }
     base = alt.Chart(alt.InlineData(values=[at]))
-    rule = base.mark_rule(color=ink(ground), strokeDash=[4, 3]).encode(x="s:Q")
+    rule = base.mark_rule(color=ink(ground), strokeDash=[4, 3]).encode(x=_x("s:Q", window))
     text = base.mark_text(
         align="right" if late else "left", dx=-6 if late else 6, dy=-9, fontSize=13,
         fontWeight="bold", color=ink(ground),
-    ).encode(x="s:Q", y="m:Q", text="label:N")  # fmt: skip
+    ).encode(x=_x("s:Q", window), y="m:Q", text="label:N")  # fmt: skip
     return [rule, text]

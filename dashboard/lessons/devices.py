@@ -29,7 +29,7 @@ a = x.square()
 b = x.t().square()
 c = x.view(64, -1).t().unsqueeze(0).square()
 y = a.sum() + b.sum() + c.sum()""",
-    "x, limited": """\
+    "a clamp of x": """\
 a = x.square()
 b = x.clamp(min=0.5)
 c = b.t().square()

@@ -63,14 +63,20 @@ class Alive(Result):
     more_bytes: int
 
 
-def timeline(run: Rows, *, rank: int = 0, step: int | None = None, bins: int = 1500) -> Timeline:
+def timeline(
+    run: Rows, *, rank: int = 0, step: int | None = None, bins: int = 1500,
+    between: tuple[int, int] | None = None,
+) -> Timeline:  # fmt: skip
     """The timeline of one rank, of the whole run or of one step.
 
     bins: at most this many moments come back. ValueError when it is below 1.
+    between: only this span of the run's clock, in either order. What holds at its start was
+        sampled before it, and counts: the first moment may be earlier than the span.
     """
     if bins < 1:
         raise ValueError(f"bins: got {bins}, must be at least 1")
-    values = {"rank": rank, "step": step, "bins": bins}
+    start, end = sorted(between) if between is not None else (None, None)
+    values = {"rank": rank, "step": step, "bins": bins, "start": start, "end": end}
     rows = rows_of(run, _MOMENTS, values)
     moments = [_moment(row) for row in rows]
     return Timeline(
@@ -80,18 +86,6 @@ def timeline(run: Rows, *, rank: int = 0, step: int | None = None, bins: int = 1
         bands=_bands(rows_of(run, _STEPS, {"rank": rank, "step": step}), moments),
         peak=max(moments, key=lambda m: m.total_bytes, default=None),
     )
-
-
-def fullest_between(seen: Timeline, start_s: float, end_s: float) -> Moment | None:
-    """The fullest moment of a span, in seconds from the first moment; None where it has none.
-
-    What holds at the start of the span was sampled before it, and counts.
-    """
-    origin = seen.moments[0].time_ns if seen.moments else 0
-    start, end = sorted((origin + round(start_s * 1e9), origin + round(end_s * 1e9)))
-    inside = [moment for moment in seen.moments if start <= moment.time_ns <= end]
-    before = [moment for moment in seen.moments if moment.time_ns < start][-1:]
-    return max(before + inside, key=lambda moment: moment.total_bytes, default=None)
 
 
 def alive_at(run: Rows, time_ns: int, *, rank: int = 0, limit: int = 200) -> Alive:
@@ -132,10 +126,16 @@ def _bands(steps: list[dict[str, Any]], moments: list[Moment]) -> list[Band]:
 
 
 _MOMENTS = """
-WITH chosen AS (
+WITH sampled AS (
     SELECT *, greatest(0, allocated_bytes - param_bytes - grad_bytes - optimizer_bytes
         - saved_bytes - temp_bytes) AS unexplained_bytes
     FROM memory WHERE rank = $rank AND ($step::BIGINT IS NULL OR step = $step)
+        AND ($end::BIGINT IS NULL OR time_ns <= $end)
+), held AS (
+    SELECT coalesce(max(time_ns), $start::BIGINT) AS first FROM sampled
+    WHERE $start::BIGINT IS NOT NULL AND time_ns <= $start
+), chosen AS (
+    SELECT s.* FROM sampled s, held h WHERE h.first IS NULL OR s.time_ns >= h.first
 ), span AS (
     SELECT min(time_ns) AS first, greatest(max(time_ns) - min(time_ns), 1) AS length,
         count(*) AS samples FROM chosen

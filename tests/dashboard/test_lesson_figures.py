@@ -79,7 +79,7 @@ def test_a_view_is_found_as_far_away_as_it_was_made() -> None:
 
 
 def test_a_limited_copy_is_computed_again() -> None:
-    found = devices.copies(devices.PROGRAMS["x, limited"], 4)
+    found = devices.copies(devices.PROGRAMS["a clamp of x"], 4)
     assert [(save.storage, save.action) for save in found.saves] == [
         ("x", "copied"), ("x", "alias"), ("b", "rebuilt"),
     ]  # fmt: skip

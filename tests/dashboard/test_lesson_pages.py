@@ -23,7 +23,7 @@ GROUNDS: Any = ["light", "dark"]
 LESSONS = {  # page: (key of the guess, a wrong answer, the true one, charts before the guess)
     "learn_devices": ("guess-three layers read x", 1, 3, 0),
     "learn_offload": ("guess-offload", "a larger part", "the same part", 0),
-    "learn_kmeans": ("guess-kmeans", "only that weight", "the weights of its cluster", 1),
+    "learn_kmeans": ("guess-kmeans", "only that weight", "weights of other clusters too", 1),
     "learn_edkm": ("guess-edkm", 8, 50, 0),
 }
 
@@ -81,7 +81,7 @@ def hidden(app: AppTest) -> int:
 
 
 def test_temperature_changes_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = opened_at("learn_kmeans", tmp_path, monkeypatch)
+    app = opened_at("learn_kmeans", tmp_path, monkeypatch, tau="0.03")
     app.radio(key="guess-kmeans").set_value("the weights of its cluster").run()
     assert app.success
     app.select_slider(key="tau").set_value(0.3).run()
@@ -148,7 +148,7 @@ def test_lanes_are_drawn_in_a_unit_that_suits_them(ground: Any) -> None:
 def test_weights_and_rows_are_drawn_as_computed(ground: Any) -> None:
     found = kmeans.clustered(2, 0.1)
     assert [r["gradient"] for r in pull_records(found)] == found.gradient
-    assert [r["clustered"] for r in curve_records(found)] == found.soft + found.hard
+    assert [r["clustered"] for r in curve_records(found)] == found.hard + found.soft
     alt.Chart.from_dict(pull_chart(found, ground).to_dict())
     alt.Chart.from_dict(curve_chart(found, ground).to_dict())
     rows = clustering.Comparison(64, 8192, 9, [

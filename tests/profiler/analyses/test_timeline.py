@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.analyses.timeline import CATEGORIES, alive_at, fullest_between, timeline
+from profiler.analyses.timeline import CATEGORIES, alive_at, timeline
 from profiler.events import MemorySample, Step, Storage
 from tests.profiler.analyses.runs import run_of
 
@@ -63,11 +63,21 @@ def test_bands_part_forward_from_backward_also_of_an_unfinished_step(tmp_path: P
     ]  # fmt: skip
 
 
-def test_the_fullest_moment_of_a_span_counts_what_held_at_its_start(tmp_path: Path) -> None:
+def test_a_span_counts_what_held_at_its_start(tmp_path: Path) -> None:
+    spans = ((2, 12), (11, 30), (12, 11), (25, 30))
     with run_of(tmp_path / "run", [sample(0, 5), sample(10, 1), sample(20, 3)]) as run:
-        seen = timeline(run)
-    found = [fullest_between(seen, *span) for span in ((2, 12), (11, 30), (12, 11), (25, 30))]
-    assert [m.total_bytes if m else None for m in found] == [5, 3, 1, 3]
+        found = [timeline(run, between=(start * SECOND, end * SECOND)) for start, end in spans]
+        earlier = timeline(run, between=(-9, -5))
+    assert [[m.total_bytes for m in each.moments] for each in found] == [[5, 1], [1, 3], [1], [3]]
+    assert [each.peak.total_bytes for each in found if each.peak] == [5, 3, 1, 3]
+    assert earlier.peak is None
+
+
+def test_a_span_is_thinned_on_its_own(tmp_path: Path) -> None:
+    with run_of(tmp_path / "run", [sample(i, 1 + i % 5) for i in range(100)]) as run:
+        seen = timeline(run, bins=10, between=(20 * SECOND, 29 * SECOND))
+    assert [m.time_ns // SECOND for m in seen.moments] == list(range(20, 30))
+    assert seen.samples == 10
 
 
 def test_alive_lists_the_largest_and_counts_the_rest(tmp_path: Path) -> None:
