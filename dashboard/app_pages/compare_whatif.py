@@ -117,7 +117,7 @@ def _verdict(found: WhatIf, budget: float | None) -> None:
     columns[0].metric(
         "Peak as recorded, measured", format_bytes(before), border=True, height="stretch"
     )
-    change = None if not before else f"{100 * (after - before) / before:+.0f} %"
+    change = f"{100 * (after - before) / before:+.0f} %" if before and after != before else None
     columns[1].metric(
         "Peak with your levers, predicted", format_bytes(after), change, border=True,
         delta_color="inverse", height="stretch",

@@ -52,7 +52,7 @@ def page() -> None:
     offer_data("centroids", partial(path_records, seen))
     st.subheader("Who belongs to whom")
     st.write(
-        "A column is a weight, a row a centroid; dark is a strong bond. This map, one row per "
+        "A column is a weight, a row a centroid; full blue is a strong bond. This map, one row per "
         "weight of the model, is what plain DKM keeps for backward, and what eDKM avoids."
     )
     st.altair_chart(

@@ -124,18 +124,6 @@ def test_a_combination_that_was_not_recorded_is_offered(page: Page) -> None:
     expect(page.get_by_role("button", name="Record it")).to_be_visible()
 
 
-def test_every_page_opens_and_keeps_the_run(explorer: Page, traced: str, tmp_path: Path) -> None:
-    width = (explorer.viewport_size or {"width": 0})["width"]
-    explorer.goto(f"{traced}/?run=attn0")
-    for name in PAGES:
-        _open(explorer, name)
-        expect(explorer.get_by_test_id("stException")).to_have_count(0)
-        assert "run=attn0" in explorer.url
-        stem = name.lower().replace(" ", "-").replace(",", "")
-        explorer.wait_for_timeout(700)  # charts fade in; only the picture needs it
-        explorer.screenshot(path=screenshots(tmp_path) / f"{stem}-{width}.png", full_page=True)
-
-
 def test_a_line_of_the_duplicates_shows_its_tensors(explorer: Page) -> None:
     _open(explorer, "Duplicates")
     heading = explorer.get_by_role("heading", name="The tensors of storage")
