@@ -9,6 +9,8 @@ as a tracer does when backward asks for the tensor). Prints a table, or JSON wit
 
 All writing is done on the calling thread here, so that the rates are those of the store alone;
 making the rows is left out of `saves_per_s` and is in `saves_per_s_with_producing`.
+`saves_per_cpu_s` is the same rate by processor time, which a busy neighbour changes less.
+A copy whose run.json says that it was never closed is read too (`unclosed_...`).
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--saves", type=int, default=5_000_000, help="saves written as columns")
-    parser.add_argument("--records", type=int, default=1_000_000, help="saves written one by one")
+    parser.add_argument("--records", type=int, default=5_000_000, help="saves written one by one")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, help="write JSON to this file too")
     parser.add_argument("--folder", type=Path, help="where to write the runs (default: temporary)")
@@ -89,13 +91,14 @@ def measure(path: Path, count: int, write: Any) -> dict[str, Any]:
             early["rss"] = rss_bytes()
 
     with PeakRss() as peak:
-        start = time.perf_counter()
-        producing = write(writer, steps, note_progress)
+        start, cpu = time.perf_counter(), time.process_time()
+        producing, producing_cpu = write(writer, steps, note_progress)
         added = time.perf_counter()
         late = rss_bytes()
         writer.close()
-        closed = time.perf_counter()
+        closed, cpu = time.perf_counter(), time.process_time() - cpu
     saves = steps * PER_STEP
+    unclosed = as_if_killed(path)
     size = sum(p.stat().st_size for p in (path / "saves").glob("*.parquet"))
     return {
         "saves": saves,
@@ -103,6 +106,7 @@ def measure(path: Path, count: int, write: Any) -> dict[str, Any]:
         "merge_s": closed - added,
         "producing_s": producing,
         "saves_per_s": saves / (closed - start - producing),
+        "saves_per_cpu_s": saves / (cpu - producing_cpu),
         "saves_per_s_with_producing": saves / (closed - start),
         "rss_at_tenth_bytes": early["rss"],
         "rss_before_merge_bytes": late,
@@ -110,7 +114,17 @@ def measure(path: Path, count: int, write: Any) -> dict[str, Any]:
         "rss_growth_bytes": peak.peak_bytes - early["rss"],
         "bytes_per_save": size / saves,
         **reading(path),
+        "unclosed_open_and_summarise_s": unclosed,
     }
+
+
+def as_if_killed(path: Path) -> float:
+    """Seconds to open and sum up the run as it lay just before it was closed."""
+    killed = path.with_name(path.name + "-killed")
+    shutil.copytree(path, killed)
+    info = json.loads((killed / "run.json").read_text())
+    (killed / "run.json").write_text(json.dumps({**info, "closed": False}))
+    return reading(killed)["open_and_summarise_s"]
 
 
 def reading(path: Path) -> dict[str, float]:
@@ -122,7 +136,8 @@ def reading(path: Path) -> dict[str, float]:
         " sum(if(is_param, logical_bytes, 0)) AS of_parameters, sum(host_bytes) AS host"
         " FROM saves GROUP BY 1 ORDER BY logical DESC"
     )
-    assert len(modules) == LAYERS * len(MODULES) and run.note is None
+    assert len(modules) == LAYERS * len(MODULES)
+    assert run.note is None or run.note.startswith("not closed")
     summarised = time.perf_counter()
     ledger(run)
     ledgered = time.perf_counter()
@@ -135,34 +150,50 @@ def reading(path: Path) -> dict[str, float]:
     }
 
 
-def by_columns(writer: RunWriter, steps: int, progress: Any) -> float:
-    producing = 0.0
+def by_columns(writer: RunWriter, steps: int, progress: Any) -> tuple[float, float]:
+    producing = Producing()
     for step in range(steps):
-        start = time.perf_counter()
-        columns = columns_of(step)
-        producing += time.perf_counter() - start
+        with producing:
+            columns = columns_of(step)
         writer.add_many("saves", columns)
-        writer.add(Step(step=step, end_ns=int(columns["unpack_ns"][0])))
+        finish(writer, step, int(columns["unpack_ns"][0]))
         progress(step)
-    return producing
+    return producing.wall, producing.cpu
 
 
-def by_records(writer: RunWriter, steps: int, progress: Any) -> float:
-    producing = 0.0
+def by_records(writer: RunWriter, steps: int, progress: Any) -> tuple[float, float]:
+    producing = Producing()
     for step in range(steps):
-        start = time.perf_counter()
-        saves = list(records_of(step))
-        producing += time.perf_counter() - start
+        with producing:
+            saves = list(records_of(step))
         for save in saves:
             writer.add(save)
         for save in reversed(saves):
             save.unpacked_count = 1
             writer.update(save)
-        writer.add(Step(step=step, end_ns=saves[0].unpack_ns))
-        if step % FLUSH_STEPS == FLUSH_STEPS - 1:
-            writer.flush()
+        finish(writer, step, saves[0].unpack_ns)
         progress(step)
-    return producing
+    return producing.wall, producing.cpu
+
+
+def finish(writer: RunWriter, step: int, end_ns: int | None) -> None:
+    writer.add(Step(step=step, end_ns=end_ns))
+    if step % FLUSH_STEPS == FLUSH_STEPS - 1:
+        writer.flush()
+
+
+class Producing:
+    """The time inside its `with` blocks, in seconds."""
+
+    wall = cpu = 0.0
+
+    def __enter__(self) -> None:
+        self.wall -= time.perf_counter()
+        self.cpu -= time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.perf_counter()
+        self.cpu += time.process_time()
 
 
 def columns_of(step: int) -> dict[str, Any]:
@@ -185,6 +216,11 @@ def columns_of(step: int) -> dict[str, Any]:
         "dtype": ["bfloat16"] * PER_STEP,
         "device": ["cuda:0"] * PER_STEP,
         "storage_id": first + np.cumsum(random.random(PER_STEP) < 0.625),
+        "producer_seq": np.where(kinds == 1, 0, step * 4000 + place),
+        "producer_output": (place % 7 == 0).astype(np.int64),
+        "unpack_version": random.integers(0, 2, PER_STEP),
+        "dropped_ns": [start_ns + 20_000 * i if i % 5 < 2 else None for i in range(PER_STEP)],
+        "is_param": kinds == 1,
         "logical_bytes": np.array(BYTES)[kinds],
         "storage_bytes": np.array(BYTES)[kinds],
         "version": random.integers(0, 2, PER_STEP),

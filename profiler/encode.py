@@ -13,7 +13,7 @@ Boundary: knows Arrow types only; which column has which type is profiler.schema
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -76,9 +76,15 @@ def _plain(values: Sequence[Any] | npt.NDArray[Any], arrow: pa.DataType) -> pa.A
 
 def _text(values: Sequence[Any]) -> pa.Array:
     """Encode each distinct text once, then look the rows up."""
+    distinct, rows = _interned(values)
+    return _distinct(distinct).take(_from_numpy(rows, pa.int64()))
+
+
+def _interned(values: Iterable[Any]) -> tuple[list[Any], array[int]]:
+    """The distinct values in order of their first place, and each row's number among them."""
     index: dict[Any, int] = {}
-    rows = array("q", [index.setdefault(v, len(index)) for v in values])
-    return _distinct(list(index)).take(_from_numpy(rows, pa.int64()))
+    rows = array("q", [index.setdefault(value, len(index)) for value in values])
+    return list(index), rows
 
 
 def _distinct(values: list[Any]) -> pa.Array:
@@ -101,9 +107,7 @@ def _utf8(text: str) -> bytes:
 
 def _lists(values: Sequence[Sequence[Any]], arrow: pa.DataType) -> pa.Array:
     """Encode each distinct list once, as texts: shapes and strides repeat all the time."""
-    index: dict[tuple[Any, ...], int] = {}
-    rows = array("q", [index.setdefault(v, len(index)) for v in map(tuple, values)])
-    distinct = list(index)
+    distinct, rows = _interned(map(tuple, values))
     offsets = np.zeros(len(distinct) + 1, dtype=np.int32)
     np.cumsum(np.fromiter(map(len, distinct), np.int32, len(distinct)), out=offsets[1:])
     items = encode(list(chain.from_iterable(distinct)), arrow.value_type)

@@ -26,8 +26,9 @@ import pyarrow as pa
 from profiler.events import Record
 from profiler.folder import claim_folder, rank_folder, write_json
 from profiler.machine import collect_hardware, collect_versions, describe_run, utc_now
-from profiler.parts import Part, drop_covered, list_parts, merge_parts, write_part
+from profiler.parts import Part, merge_parts, write_part
 from profiler.schema import SCHEMA_VERSION, TYPES, check_columns
+from profiler.settle import holds_keys_once, settle
 from profiler.waiting import WaitingRows
 
 __all__ = ["RunWriter", "collect_hardware", "collect_versions"]
@@ -135,7 +136,7 @@ class RunWriter:
         self._warn_once()
 
     def close(self, **extra: Any) -> None:
-        """Write the rest, merge the parts of each table, and finish run.json."""
+        """Write the rest, merge parts where that is of use, and finish run.json."""
         if self.closed or self._foreign():
             return
         self._wake.put(False)
@@ -201,7 +202,8 @@ class RunWriter:
         number = self._next[table]
         self._next[table] = number + 1
         rows = pa.Table.from_batches(batches)
-        part = write_part(self._folder / table, table, (number, number), [rows])
+        unique = holds_keys_once(rows, table)
+        part = write_part(self._folder / table, table, (number, number), [rows], unique=unique)
         small = self._small[table]
         small.append(part)
         if len(rows) > self._flush_rows // 8:
@@ -211,11 +213,10 @@ class RunWriter:
             small.clear()
 
     def _merge(self) -> None:
-        """Merge the parts of each table; where that fails they stay as they are, readable."""
+        """Settle the parts of each table; where that fails they stay as they are, readable."""
         try:
             for table in TYPES:
-                if parts := drop_covered(list_parts(self._folder / table)):
-                    merge_parts(self._folder / table, table, parts, sync=True)
+                settle(self._folder / table, table)
         except Exception as error:
             self._info["unmerged"] = f"{type(error).__name__}: {error}"
 

@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from profiler.parts import Part, is_unique
+from profiler.parts import Part
 from profiler.schema import Column, columns, record_type
+from profiler.settle import are_distinct
 
 _SQL = {pa.int64(): "BIGINT", pa.string(): "VARCHAR", pa.bool_(): "BOOLEAN", pa.float64(): "DOUBLE"}
 
@@ -75,9 +76,12 @@ def _expression(column: Column, held: _Held) -> str:
 def _latest(table: str, parts: Sequence[Part], held: _Held) -> str:
     """Return the clause that leaves only the last row of each key."""
     key = record_type(table).key
-    folders = [part.path.parent for part in parts]
-    alone = len(set(folders)) == len(folders)
-    if key not in held.everywhere or (alone and all(is_unique(part.path) for part in parts)):
+    if key not in held.everywhere:
+        return ""
+    folders: dict[Path, list[Part]] = {}  # of different ranks: no key is shared
+    for part in parts:
+        folders.setdefault(part.path.parent, []).append(part)
+    if all(are_distinct(own, table) for own in folders.values()):
         return ""
     # A row's step never changes: naming it lets a question about one step read that step alone.
     by = dict.fromkeys(name for name in ("rank", "step", key) if name in held.everywhere)

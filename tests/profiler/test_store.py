@@ -498,7 +498,7 @@ def test_a_disk_too_full_to_merge_loses_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store, "merge_parts", full)
+    monkeypatch.setattr("profiler.settle.merge_parts", full)
     with RunWriter(tmp_path / "run", flush_seconds=600) as writer:
         for i in range(3):
             writer.add(Save(save_id=i))
@@ -608,3 +608,39 @@ def test_a_program_that_forgets_to_close_is_closed_at_exit(tmp_path: Path) -> No
     run = open_run(tmp_path / "run")
     assert len(run.table("saves")) == 1 and run.closed
     assert run.note is not None and "without closing" in run.note
+
+
+def test_large_parts_without_superseded_rows_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("profiler.settle.GROUP_ROWS", 8)
+    with RunWriter(tmp_path / "run", flush_seconds=600) as writer:
+        for first, count in ((0, 5), (10, 5), (20, 2), (30, 3)):
+            for i in range(first, first + count):
+                writer.add(Save(save_id=i, step=i))
+            writer.flush()
+        before = files(tmp_path / "run", "saves")
+    after = files(tmp_path / "run", "saves")
+    assert after[:2] == before[:2] and len(after) == 3  # the two small ones became one
+    assert len(read(tmp_path / "run", "saves")) == 15
+
+
+def test_a_row_superseded_in_a_later_large_part_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("profiler.settle.GROUP_ROWS", 2)
+    writer = RunWriter(tmp_path / "run", flush_seconds=600)
+    rows = [Save(save_id=i) for i in range(6)]
+    for part in (rows[:4], rows[4:]):
+        for row in part:
+            writer.add(row)
+        writer.flush()
+    rows[1].unpacked_count = 1
+    for row in (*[Save(save_id=i) for i in range(6, 9)], rows[1]):
+        writer.update(row)
+    writer.flush()
+    for _ in ("not closed", "closed"):
+        found = {row.save_id: row.unpacked_count for row in read(tmp_path / "run", "saves")}
+        assert found == {**dict.fromkeys(range(9), 0), 1: 1}
+        writer.close()
+    assert len(files(tmp_path / "run", "saves")) == 1
