@@ -27,9 +27,9 @@ from edkm.dkm.distance import compute_dtype
 from edkm.dkm.module import DKM
 from edkm.dkm.settings import Schedule
 
-# Weights of W~ that exist at a time in forward: 4 MiB on a CPU, where the product then finds them
-# in the cache and a fresh page for each costs as much as the look-up; few launches on a GPU.
-_SLAB, _GPU_SLAB = 1 << 21, 1 << 24
+# Weights of W~ that exist at a time in forward. On a CPU 8 MiB: smaller slabs would change more
+# often between torch's threads and those of the passes. On a GPU few launches.
+_SLAB, _GPU_SLAB = 1 << 22, 1 << 24
 
 
 class ClusteredLinear(nn.Linear):

@@ -53,7 +53,7 @@ def histogram(weight: Shaped[Tensor, " n"]) -> Int64[Tensor, " 65536"]:
         _count(bits[part], _words(bits[part]), tally)
         return tally
 
-    return torch.from_numpy(_sum(_share_out(count, bits.size)))
+    return torch.from_numpy(_sum(_share_out(count, bits.size, pieces=1)))
 
 
 def lookup(
@@ -82,7 +82,7 @@ def segment_sum(
             _add_bfloat16(bits[part], upstream[part], sums)
         return sums
 
-    return torch.from_numpy(_sum(_share_out(add, bits.size)))
+    return torch.from_numpy(_sum(_share_out(add, bits.size, pieces=1)))
 
 
 def gradient(
@@ -126,15 +126,26 @@ def _float16_values() -> NDArray[Any]:
     return np.arange(PATTERNS, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
-def _share_out(work: Callable[[slice], Any], size: int) -> list[Any]:
-    """``work`` on equal consecutive shares of ``range(size)``, results in order."""
-    shares = max(1, min(torch.get_num_threads(), size // _SHARE))
-    edges = [size * share // shares for share in range(shares + 1)]
+def _share_out(work: Callable[[slice], Any], size: int, *, pieces: int = 4) -> list[Any]:
+    """``work`` on equal consecutive parts of ``range(size)``, results in order.
+
+    The other threads begin at the front, this one at the end, where it takes back what nobody
+    has begun: a thread that gets no core, because torch's own wait for work in a loop for some
+    milliseconds after each operation, holds up nothing. The parts, ``pieces`` a thread, depend
+    on the size and the number of threads alone, and so do sums.
+    """
+    threads = max(1, min(torch.get_num_threads(), size // _SHARE))
+    if threads == 1:
+        return [work(slice(0, size))]
+    count = threads * max(1, min(pieces, size // (threads * _SHARE)))
+    edges = [size * part // count for part in range(count + 1)]
     parts = [slice(low, high) for low, high in pairwise(edges)]
-    if shares == 1:
-        return [work(parts[0])]
-    others = [_pool(os.getpid(), shares - 1).submit(work, part) for part in parts[1:]]
-    return [work(parts[0]), *(other.result() for other in others)]
+    begun = [_pool(os.getpid(), threads - 1).submit(work, part) for part in parts]
+    results = [
+        work(part) if other.cancel() else other.result()
+        for part, other in zip(reversed(parts), reversed(begun), strict=True)
+    ]
+    return results[::-1]
 
 
 @lru_cache(maxsize=2)

@@ -68,14 +68,23 @@ def test_segment_sum_and_gradient(passes: Passes, dtype: torch.dtype, n: int) ->
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_shares_cover_every_weight(passes: Passes, threads: int) -> None:
-    weight = any_bits((1 << 20) + 7, torch.bfloat16, 0)
+    weight, table = any_bits((1 << 20) + 7, torch.bfloat16, 0), any_bits(PATTERNS, torch.int16, 1)
+    table, grad = table.view(torch.bfloat16), finite((1 << 20) + 7, torch.bfloat16, 2)
+    ones, zeros = torch.ones(PATTERNS), torch.zeros(PATTERNS)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        counts = passes.histogram(weight)
+        counts, sums = passes.histogram(weight), passes.segment_sum(weight, grad)
+        again = passes.segment_sum(weight, grad)
+        passes.lookup(weight, table, out := torch.empty_like(weight))
+        passes.gradient(weight, grad, ones, zeros, same := torch.empty_like(grad))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(counts, reference.histogram(weight))
+    assert torch.equal(out.view(torch.int16), table.view(torch.int16)[pattern_index(weight)])
+    assert torch.equal(same, grad)
+    assert torch.equal(sums, again)  # whichever thread took which part
+    torch.testing.assert_close(sums, reference.segment_sum(weight, grad), rtol=1e-12, atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
