@@ -86,7 +86,7 @@ class Codebook(DKM):
         if self.fixed is not None:
             return self.fixed
         if not self.training:
-            if not self._is_ready():
+            if not bool(self.ready):
                 self.start(weight)
             return self.assign(weight)
         if self.mode == "soft":
