@@ -3,7 +3,8 @@
 For each seed the dense model is tuned on the training text; the clustered one is tuned for the
 same number of steps on the same sequences, distilled from that dense model, and measured with
 every weight on its nearest centroid. Needs `$EDKM_DATA` (or ../shared/data). Prints a table, or
-JSON with `--json`; recipes are options, so every try of docs/training.md is a command line.
+JSON with `--json`; recipes are options, so every try of docs/training.md is a command line. With
+`--keep FOLDER` runs stay there, and a dense model that is there already is not tuned again.
 
     python benchmarks/train.py --model stories260K [--bits 3] [--seeds 0 1 2] [--steps 300] ...
 """
@@ -32,18 +33,23 @@ def main() -> None:
     options = parse_options()
     torch.set_num_threads(1)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.keep or temporary)
         for seed in options.seeds:
-            dense = tune_dense(options, seed, Path(folder))
+            dense = tune_dense(options, seed, folder)
             for bits in options.bits:
-                rows.append(tune_clustered(options, seed, bits, dense, Path(folder)))
+                rows.append(tune_clustered(options, seed, bits, dense, folder))
                 print(line(rows[-1]), flush=True)
     result = {
         "benchmark": "train",
         "created": utc_now(),
         "versions": collect_versions(),
         "hardware": collect_hardware(),
-        "arguments": {k: v for k, v in vars(options).items() if k not in ("json", "out")},
+        "arguments": {
+            name: value if name != "teacher" else value and value.parent.name
+            for name, value in vars(options).items()
+            if name not in ("json", "out", "keep")
+        },
         "rows": rows,
     }
     text = json.dumps(result, indent=1)
@@ -57,6 +63,8 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=sorted(RATES), default="stories260K")
     parser.add_argument("--bits", type=int, nargs="+", default=[3])
+    parser.add_argument("--embedding-bits", type=int, default=8)
+    parser.add_argument("--row-scale", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--dense-lr", type=float, help="default: by model")
@@ -65,6 +73,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--straight", type=float, default=0.0)
     parser.add_argument("--compensate", type=int, default=0)
     parser.add_argument("--distill", type=float, default=0.9)
+    parser.add_argument("--teacher", type=Path, help="default: the dense model tuned as long")
+    parser.add_argument("--keep", help="folder for the runs; default: a temporary one")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--out", help="also write JSON here")
     return parser.parse_args()
@@ -89,8 +99,12 @@ def base(options: argparse.Namespace, seed: int, out: Path) -> TrainConfig:
 
 
 def tune_dense(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, Any]:
-    config = replace(base(options, seed, folder / f"dense-{seed}"), plain=True)
-    metrics = run(config)
+    out = folder / f"dense-{options.model}-{options.steps}-{seed}"
+    config = replace(base(options, seed, out), plain=True)
+    if (out / "metrics.json").is_file():
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    else:
+        metrics = run(config)
     return {"folder": config.out / "model", **metrics}
 
 
@@ -98,21 +112,24 @@ def tune_clustered(
     options: argparse.Namespace, seed: int, bits: int, dense: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     config = replace(
-        base(options, seed, folder / f"bits{bits}-{seed}"),
+        base(options, seed, Path(tempfile.mkdtemp(dir=folder))),
         bits=bits,
+        embedding_bits=options.embedding_bits,
+        row_scale=options.row_scale,
         learning_rate=options.lr or RATES[options.model][1],
         tau_start=options.tau[0],
         tau_end=options.tau[1],
         straight=options.straight,
         compensate=options.compensate,
         distill=options.distill,
-        teacher=dense["folder"] if options.distill else None,
+        teacher=(options.teacher or dense["folder"]) if options.distill else None,
     )
     metrics = run(config)
     found, tuned = metrics["perplexity"], dense["perplexity"]["after"]
     return {
         "model": options.model,
         "bits": bits,
+        "embedding_bits": options.embedding_bits,
         "seed": seed,
         "perplexity_dense_tuned": tuned,
         "ratio": found["after_hard"] / tuned,

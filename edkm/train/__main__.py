@@ -31,7 +31,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of the result")],
     heldout: Annotated[Path | None, typer.Option(help="data to measure on")] = None,
     preset: Annotated[
-        str, typer.Option(help="default, or paper: its hyper-parameters")
+        str, typer.Option(help="default, quality, or paper: its settings")
     ] = "default",
     bits: Annotated[int | None, typer.Option(help="per weight, 1 to 8 (3)")] = None,
     embedding_bits: Annotated[int | None, typer.Option(help="per embedding weight (8)")] = None,
@@ -55,8 +55,10 @@ def main(
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     seed: Annotated[int | None, typer.Option(help="of order and initial centroids (0)")] = None,
     save_every: Annotated[int | None, typer.Option(help="steps between checkpoints")] = None,
+    log_every: Annotated[int | None, typer.Option(help="steps between log entries")] = None,
     plain: Annotated[bool, typer.Option(help="do not cluster: the baseline")] = False,
     dense: Annotated[bool, typer.Option(help="also write a plain dense folder")] = False,
+    offload: Annotated[bool, typer.Option(help="keep saved tensors on the host")] = False,
     fsdp: Annotated[bool, typer.Option(help="shard over torchrun's processes")] = False,
     tensorboard: Annotated[bool, typer.Option(help="log for TensorBoard")] = False,
     resume: Annotated[bool, typer.Option(help="go on from the newest checkpoint")] = False,
@@ -91,20 +93,22 @@ def _run(
     if trace is not None:
         callbacks.append(_plugin("trace")(trace))
     console = Console(stderr=True)
-    if config.fsdp:
-        from edkm.train.sharded import run_sharded
+    first = os.environ.get("RANK", "0") == "0" or not config.fsdp
+    if first:
+        from edkm.train.progress import ProgressCallback
 
-        sharded: dict[str, Any] = run_sharded(config, resume=resume, say=console.print)
-        return sharded
-    from edkm.train.job import run
-    from edkm.train.progress import ProgressCallback
-
-    with contextlib.ExitStack() as stack:
         callbacks.append(ProgressCallback(console))
+    start: Any
+    if config.fsdp:
+        from edkm.train.sharded import run_sharded as start
+    else:
+        from edkm.train.job import run as start
+    with contextlib.ExitStack() as stack:
         for one in callbacks:  # a callback that must tidy up after a failed run is entered
             if isinstance(one, contextlib.AbstractContextManager):
                 stack.enter_context(one)
-        return run(config, resume=resume, callbacks=callbacks, say=console.print)
+        found: dict[str, Any] = start(config, resume=resume, callbacks=callbacks, say=console.print)
+        return found
 
 
 def _plugin(name: str) -> Any:

@@ -4,46 +4,53 @@ Contract: weights, gradients and optimizer state are split over the processes; e
 the same gathered weight in a layer's forward, so codebooks are identical on all of them without
 being sent. N processes compute what one does, but for the order in which gradients are added. A
 checkpoint written by N resumes on M.
-Boundary: the loop; the shared preparation and the artefact are ``edkm.train.job``.
-Memory that saved tensors take is not touched here: enter ``edkm.saved.SavedTensorPolicy`` with
-``GroupLearners`` over the same group for that.
+Boundary: the loop; the shared preparation and the artefact are ``edkm.train.job``. What autograd
+saves differs between processes, which see other sequences, so it is moved to the host (``offload``)
+but not sharded; clustered layers save no map that could be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from edkm.annealing import Schedule
 from edkm.evaluate import collate
+from edkm.saved import offload
 from edkm.train import job
-from edkm.train.checkpoint import latest, mark, step_of
+from edkm.train.checkpoint import latest, step_of
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
+from edkm.train.listeners import Listeners
 from edkm.train.loss import label_count, step_loss
-
-_KEPT = 2  # checkpoints
+from edkm.train.sharded_state import bytes_held, load_state, save_state
+from edkm.train.traffic import Traffic
 
 
 def run_sharded(
-    config: TrainConfig, *, resume: bool = False, say: job.Say = lambda text: None
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+    say: job.Say = lambda text: None,
 ) -> dict[str, Any]:
     """Do ``config`` over the processes of ``torchrun``; rank 0 returns the metrics, others {}.
 
-    Raises as ``run``, and ``ValueError`` if the batch cannot be dealt out evenly.
+    ``callbacks``: ``TrainerCallback``s, told of the beginning, each step and the end, on every
+    process, with its rank in ``args.process_index``; what is logged is told on rank 0. Raises as
+    ``run``, and ``ValueError`` if the batch cannot be dealt out evenly.
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" not in os.environ:
@@ -52,13 +59,14 @@ def run_sharded(
         )
     dist.init_process_group(backend)
     try:
-        return _Sharded(config, say if dist.get_rank() == 0 else lambda text: None).go(resume)
+        heard = say if dist.get_rank() == 0 else lambda text: None
+        return _Sharded(config, callbacks, heard).go(resume)
     finally:
         dist.destroy_process_group()
 
 
 class _Sharded:
-    def __init__(self, config: TrainConfig, say: job.Say) -> None:
+    def __init__(self, config: TrainConfig, callbacks: Sequence[Any], say: job.Say) -> None:
         self.config, self.say = config, say
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         if config.batch_size % self.world:
@@ -70,6 +78,9 @@ class _Sharded:
         self.ready = job.prepare(config)
         self.measure = job.Measure(self.ready, config)
         self.teacher = job.make_teacher(config, self.ready.model)
+        self.hears = Listeners(config, self.ready, callbacks)
+        self.received = 0  # bytes, in the first step
+        self.saving: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
     def go(self, resume: bool) -> dict[str, Any]:
         config, ready = self.config, self.ready
@@ -81,6 +92,8 @@ class _Sharded:
             first_time = checkpoint is None and self.rank == 0
             job.start(config, ready, plan, self.measure if first_time else None)
         shard(ready.model, self.world)
+        if config.offload:
+            self.saving = offload(ready.model)
         optimizer = make_optimizer(config, ready.model)
         first = 0
         if checkpoint is not None:
@@ -88,7 +101,19 @@ class _Sharded:
             load_state(ready.model, optimizer, checkpoint)
         self.say(f"tuning for {ready.steps} steps on {self.world} processes")
         begun = time.perf_counter()
-        history = [self._step(step, plan, optimizer) for step in range(first, ready.steps)]
+        self.hears.begin(first)
+        history = []
+        for step in range(first, ready.steps):
+            self.hears.step_begins()
+            with Traffic() if step == first else contextlib.nullcontext() as traffic:
+                entry = self._step(step, plan, optimizer)
+            if traffic is not None:
+                self.received = traffic.received
+            history.append(entry)
+            self.hears.step_ends(step + 1)
+            if (step + 1) % config.log_every == 0:
+                self.hears.logged(entry)
+        self.hears.end()
         seconds = time.perf_counter() - begun
         held = bytes_held(ready.model, optimizer)
         return self._finish(plan, history, seconds, held)
@@ -148,7 +173,8 @@ class _Sharded:
     def _loss(self, batch: dict[str, Tensor], count: Tensor) -> Tensor:
         inputs = dict(batch)
         labels = inputs.pop("labels")
-        logits = self.ready.model(**inputs, use_cache=False).logits
+        with self.saving:
+            logits = self.ready.model(**inputs, use_cache=False).logits
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():
@@ -180,6 +206,7 @@ class _Sharded:
             files = job.write(self.config, ready, fresh)
             files["processes"] = self.world
             files["state_bytes_per_rank_max"] = int(max(heads))
+            files["received_bytes_per_step"] = self.received
             metrics = job.write_metrics(
                 self.config, ready, self.measure, fresh, files, seconds, history
             )
@@ -250,43 +277,3 @@ def _total(value: Tensor) -> Tensor:
     total = value.clone()
     dist.all_reduce(total)
     return total
-
-
-def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Everything a run goes on from, flat: weights, codebooks, moments. Sharded stays sharded."""
-    state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        state[f"weight.{name}"] = parameter.detach()
-        for key, value in optimizer.state[parameter].items():
-            state[f"{key}.{name}"] = value
-    state |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
-    return state
-
-
-def save_state(
-    model: Any, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int
-) -> None:
-    """Write ``checkpoint-STEP``, mark it whole, drop all but the newest ones."""
-    folder = config.checkpoints / f"checkpoint-{step}"
-    save(state_of(model, optimizer), checkpoint_id=str(folder))
-    if dist.get_rank() == 0:
-        mark(folder, config.fingerprint())
-        for old in sorted(config.checkpoints.glob("checkpoint-*"), key=step_of)[:-_KEPT]:
-            shutil.rmtree(old)
-    dist.barrier()
-
-
-def load_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Read what any number of processes wrote."""
-    state = state_of(model, optimizer)
-    load(state, checkpoint_id=str(folder))
-    for module in model.modules():  # codebooks remember their temperature
-        if hasattr(module, "_known_tau"):
-            module._known_tau = None
-
-
-def bytes_held(model: Any, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of this process's part of weights and optimizer state."""
-    tensors = [value for name, value in state_of(model, optimizer).items() if "buffer." not in name]
-    local = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
-    return sum(t.numel() * t.element_size() for t in local)

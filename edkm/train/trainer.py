@@ -8,6 +8,7 @@ Boundary: one process (or a plain data-parallel launch); sharded runs are ``edkm
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from edkm.annealing import Schedule
 from edkm.evaluate import collate
+from edkm.saved import offload
 from edkm.train.checkpoint import mark
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
@@ -42,6 +44,9 @@ class ClusterTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.settings, self.plan, self.teacher = config, plan, teacher
+        self.saving: AbstractContextManager[object] = nullcontext()
+        if config.offload:
+            self.saving = offload(model)
         super().__init__(
             model=model,
             args=arguments(config, steps),
@@ -61,7 +66,8 @@ class ClusterTrainer(Trainer):
     ) -> Any:
         """Loss of one forward of an optimizer step with ``num_items_in_batch`` labels in all."""
         labels = inputs.pop("labels")
-        outputs = model(**inputs, use_cache=False)
+        with self.saving:
+            outputs = model(**inputs, use_cache=False)
         teacher = None
         if self.teacher is not None:
             with torch.no_grad():

@@ -188,6 +188,13 @@ def test_half_precision_weights_and_compensation(tiny: Path, alpaca: Path, tmp_p
         replace(config, cluster_from=0.5)
 
 
+def test_offloading_changes_no_bit(
+    finished: Path, tiny: Path, alpaca: Path, tmp_path: Path
+) -> None:
+    run(settings(tiny, alpaca, tmp_path / "out", offload=True))
+    assert_equal(finished, tmp_path / "out")
+
+
 def test_missing_plugins_are_named() -> None:
     with pytest.raises(ValueError, match=r"--nothing needs a package that registers"):
         _plugin("nothing")
@@ -240,3 +247,5 @@ def test_presets_are_overridden_by_what_is_given(tmp_path: Path) -> None:
     made = with_preset("paper", given)
     assert (made.bits, made.embedding_bits, made.epochs) == (2, 8, 2.0)
     assert made.batch_size * made.accumulate == 64 and made.sequence == 1024
+    quality = with_preset("quality", {**given, "row_scale": None})
+    assert quality.compensate > 0 and quality.distill > 0 and not quality.row_scale

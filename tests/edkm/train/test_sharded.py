@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow
 
 
-def launch(tiny: Path, alpaca: Path, out: Path, processes: int, *more: str) -> dict[str, Any]:
+TRACING = """
+from profiler.callback import TracingCallback
+
+def Callback():
+    return TracingCallback({run!r})
+"""
+
+
+def launch(
+    tiny: Path, alpaca: Path, out: Path, processes: int, *more: str, path: Path | None = None
+) -> dict[str, Any]:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)),
         *("--standalone", "-m", "edkm.train", "--fsdp", "--model", str(tiny)),
@@ -28,6 +39,8 @@ def launch(tiny: Path, alpaca: Path, out: Path, processes: int, *more: str) -> d
         *("--accumulate", "2", "--sequence", "128", "--lr", "1e-3", "--save-every", "2", *more),
     ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if path is not None:
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), env.get("PYTHONPATH")]))
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
@@ -63,6 +76,37 @@ def test_each_process_holds_its_share(runs: dict[int, tuple[Path, dict[str, Any]
     held = {n: metrics["state_bytes_per_rank_max"] for n, (_, metrics) in runs.items()}
     for processes in (2, 4):
         assert held[processes] <= held[1] / processes * 1.05
+
+
+def test_what_each_process_receives_is_counted(
+    runs: dict[int, tuple[Path, dict[str, Any]]], tiny: Path
+) -> None:
+    received = {n: metrics["received_bytes_per_step"] for n, (_, metrics) in runs.items()}
+    assert received[1] == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+    weights = sum(4 * p.numel() for p in model.parameters())
+    for processes in (2, 4):
+        # each of two forwards and backwards gathers the weights; one backward scatters gradients
+        share = (processes - 1) / processes
+        assert 0.9 * 3 * weights * share < received[processes] < 1.1 * 5 * weights * share
+
+
+def test_callbacks_trace_and_tensorboard_hear_a_sharded_run(
+    runs: dict[int, tuple[Path, dict[str, Any]]], tiny: Path, alpaca: Path, tmp_path: Path
+) -> None:
+    from profiler import open_run
+
+    (tmp_path / "tracing.py").write_text(TRACING.format(run=str(tmp_path / "run")))
+    more = ["--callback", "tracing:Callback", "--log-every", "2", "--offload"]
+    if find_spec("tensorboard") is not None:
+        more.append("--tensorboard")
+    traced = launch(tiny, alpaca, tmp_path / "out", 2, *more, path=tmp_path)
+    assert traced["perplexity"] == runs[2][1]["perplexity"]
+    run = open_run(tmp_path / "run")
+    assert run.closed
+    assert sorted((s.step, s.rank) for s in run.steps) == [(s, r) for s in range(4) for r in (0, 1)]
+    events = list((tmp_path / "out").rglob("events.out.tfevents.*"))
+    assert len(events) == ("--tensorboard" in more)
 
 
 def test_what_two_wrote_one_goes_on_with(

@@ -1,0 +1,64 @@
+"""The state of a sharded run: on the disk, and how much of it a process holds.
+
+Contract: a checkpoint written by N processes is read by M; it counts once it is marked whole
+(``edkm.train.checkpoint``), and all but the newest ones are dropped.
+Boundary: the loop that makes the state is ``edkm.train.sharded``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from edkm.train.checkpoint import mark, step_of
+from edkm.train.config import TrainConfig
+
+_KEPT = 2  # checkpoints
+
+
+def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Everything a run goes on from, flat: weights, codebooks, moments. Sharded stays sharded."""
+    state: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        state[f"weight.{name}"] = parameter.detach()
+        for key, value in optimizer.state[parameter].items():
+            state[f"{key}.{name}"] = value
+    state |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
+    return state
+
+
+def save_state(
+    model: Any, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int
+) -> None:
+    """Write ``checkpoint-STEP``, mark it whole, drop all but the newest ones."""
+    folder = config.checkpoints / f"checkpoint-{step}"
+    save(state_of(model, optimizer), checkpoint_id=str(folder))
+    if dist.get_rank() == 0:
+        mark(folder, config.fingerprint())
+        for old in sorted(config.checkpoints.glob("checkpoint-*"), key=step_of)[:-_KEPT]:
+            shutil.rmtree(old)
+    dist.barrier()
+
+
+def load_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Read what any number of processes wrote."""
+    state = state_of(model, optimizer)
+    load(state, checkpoint_id=str(folder))
+    for module in model.modules():  # codebooks remember their temperature
+        if hasattr(module, "_known_tau"):
+            module._known_tau = None
+
+
+def bytes_held(model: Any, optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of this process's part of weights and optimizer state."""
+    tensors = [value for name, value in state_of(model, optimizer).items() if "buffer." not in name]
+    local = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+    return sum(t.numel() * t.element_size() for t in local)
