@@ -11,12 +11,9 @@ Boundary: measures and prints; committed results are in benchmarks/results.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import logging
-import os
-import platform
+import math
 import statistics
 import time
 import warnings
@@ -26,19 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from dkm_block import block
+from dkm_measure import machine, passes, peak, timed
 from torch import Tensor, nn
 
 from edkm.dkm import (
-    DKMConfig,
     cluster_weight,
     default_tau,
     gradient_reference,
     initial_centroids,
     soft_hard_gap,
 )
-from edkm.dkm.kernels import passes_for
-from edkm.nn import cluster_linears
 
 Clustering = Callable[[Tensor], Tensor]
 MIB = 1 << 20
@@ -54,8 +49,11 @@ def main() -> None:
         for dim in options.dims
         for iterations in options.iterations
     ]
-    rows = [row for case in cases for row in compare(options, *case)]
-    result: dict[str, Any] = {"machine": machine(options.threads), "rows": rows}
+    cases += growth_cases(options) if options.growth else []
+    result: dict[str, Any] = {"machine": machine(options.threads)}
+    result["rows"] = [row for case in cases for row in compare(options, *case)]
+    if options.growth:
+        result["growth"] = growth(result["rows"])
     if options.passes:
         result["passes"] = passes(max(options.sizes), options.rounds)
     if options.block:
@@ -81,6 +79,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--passes", action="store_true", help="each pass against a clone")
     parser.add_argument("--block", action="store_true", help="a LLaMA-shaped block's step")
+    parser.add_argument(
+        "--growth",
+        action="store_true",
+        help="also `fused` at n = 512 ... 8192, and at 1 ... 10 iterations of the first size",
+    )
+    parser.add_argument(
+        "--reference-up-to",
+        type=int,
+        default=4096,
+        help="largest n to compute the float64 gradient for; minutes at 8192",
+    )
     parser.add_argument("--json", type=Path, help="write the results here")
     return parser.parse_args()
 
@@ -94,14 +103,18 @@ def compare(
     grad = torch.randn(n, n, generator=generator).bfloat16()
     start = initial_centroids(weight, 2**bits, dim)
     tau = default_tau(weight, 2**bits, dim)
-    impls = {name: make(name, start, tau, iterations) for name in options.impls}
+    names = options.impls if (n, iterations) in asked(options) else ["fused"]
+    impls = {name: make(name, start, tau, iterations) for name in names}
     runs = {name: run for name, run in impls.items() if run is not None}
-    reference = gradient_reference(weight, start, grad, tau=tau, iterations=iterations)
+    exact = None
+    if n <= options.reference_up_to:
+        exact = gradient_reference(weight, start, grad, tau=tau, iterations=iterations).grad_weight
+    centroids = cluster_weight(weight, start, tau=tau, iterations=iterations).centroids
     rows: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
         rows[name] = {
             "impl": name, "n": n, "bits": bits, "dim": dim, "iterations": iterations,
-            **saved_bytes(run, weight), **quality(run, weight, grad, reference),
+            **saved_bytes(run, weight), **quality(run, weight, grad, exact, centroids),
             "peak_bytes": peak(lambda run=run: step(run, weight, grad), 2 * weight.nbytes),
         }  # fmt: skip
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
@@ -173,12 +186,6 @@ def step(run: Clustering, weight: Tensor, grad: Tensor) -> tuple[float, float]:
     return middle - began, time.perf_counter() - middle
 
 
-def timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def saved_bytes(run: Clustering, weight: Tensor) -> dict[str, int]:
     """What autograd saves: all saves, and unique storages other than the weight's."""
     total, storages = 0, {}
@@ -196,133 +203,43 @@ def saved_bytes(run: Clustering, weight: Tensor) -> dict[str, int]:
     return {"saved_bytes": total, "saved_beyond_weight_bytes": sum(storages.values())}
 
 
-def quality(run: Clustering, weight: Tensor, grad: Tensor, reference: Any) -> dict[str, float]:
+def quality(
+    run: Clustering, weight: Tensor, grad: Tensor, exact: Tensor | None, centroids: Tensor
+) -> dict[str, float | None]:
     out = run(weight)
     (pulled,) = torch.autograd.grad(out, weight, grad)
-    exact = reference.grad_weight
-    return {
-        "grad_rel_error": float((pulled.double() - exact).norm() / exact.norm()),
-        "soft_hard_gap": soft_hard_gap(out, weight, reference.centroids),
+    error = None if exact is None else float((pulled.double() - exact).norm() / exact.norm())
+    return {"grad_rel_error": error, "soft_hard_gap": soft_hard_gap(out, weight, centroids)}
+
+
+def asked(options: argparse.Namespace) -> set[tuple[int, int]]:
+    """(n, iterations) of the cases that compare all implementations."""
+    return {(n, iterations) for n in options.sizes for iterations in options.iterations}
+
+
+def growth_cases(options: argparse.Namespace) -> list[tuple[int, int, int, int]]:
+    """`fused` by size at one iteration, and by iterations at the first size asked for."""
+    sizes = [(n, 3, 1, 1) for n in (512, 1024, 2048, 4096, 8192)]
+    steps = [(options.sizes[0], 3, 1, iterations) for iterations in range(2, 11)]
+    return [c for c in sizes + steps if (c[0], c[3]) not in asked(options)]
+
+
+def growth(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """p of seconds ~ N**p over the sizes, N = n * n; the time of 10 iterations over that of 1."""
+    total = {
+        (row["n"], row["iterations"]): row["forward_s"] + row["backward_s"]
+        for row in rows
+        if row["impl"] == "fused"
     }
-
-
-def peak(work: Callable[[], object], results: int) -> int | None:
-    """Growth of the resident set's high-water mark during ``work``, less its results' bytes."""
-    gc.collect()
-    if platform.libc_ver()[0] == "glibc":  # memory freed but kept would hide a growth
-        ctypes.CDLL(None).malloc_trim(0)
-    reset = Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return None
-    reset.write_text("5")
-    before = status("VmRSS")
-    work()
-    return max(0, status("VmHWM") - before - results)
-
-
-def status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def passes(n: int, rounds: int) -> list[dict[str, Any]]:
-    """Each pass over an n x n weight, and how many clones' time its bytes would take."""
-    weight, grad = (torch.randn(n * n).mul(0.02).bfloat16() for _ in range(2))
-    table, slope = torch.zeros(65_536).bfloat16(), torch.ones(65_536)
-    work, out = passes_for(weight.device), torch.empty_like(weight)
-    cases: dict[str, tuple[Callable[[], object], float]] = {
-        "clone": (weight.clone, 2), "copy": (lambda: out.copy_(weight), 2),
-        "histogram": (lambda: work.histogram(weight), 1),
-        "lookup": (lambda: work.lookup(weight, table, out), 2),
-        "segment_sum": (lambda: work.segment_sum(weight, grad), 2),
-        "gradient": (lambda: work.gradient(weight, grad, slope, slope, out), 3),
-    }  # fmt: skip
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(5 * rounds):
-        for name, (run, _) in cases.items():
-            times[name].append(timed(run))
-    floor = statistics.median(times["copy"]) / 2  # seconds to read or write a weight once
-    return [
-        {"pass": name, "seconds": (median := statistics.median(times[name])),
-         "floor_seconds": floor * units, "times_floor": median / (floor * units)}
-        for name, (_, units) in cases.items()
-    ]  # fmt: skip
-
-
-class Block(nn.Module):
-    """A LLaMA-shaped block: hidden 2048, 16 heads, SwiGLU of 5632, pre-norms."""
-
-    def __init__(self, hidden: int = 2048, inner: int = 5632) -> None:
-        super().__init__()
-        for name in "qkvo":
-            setattr(self, name, nn.Linear(hidden, hidden, bias=False))
-        self.gate, self.up = (nn.Linear(hidden, inner, bias=False) for _ in range(2))
-        self.down = nn.Linear(inner, hidden, bias=False)
-        self.first, self.second = nn.RMSNorm(hidden), nn.RMSNorm(hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x)
-        q, k, v = (getattr(self, name)(h).unflatten(-1, (16, -1)).transpose(1, 2) for name in "qkv")
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.o(attended.transpose(1, 2).flatten(2))
-        h = self.second(x)
-        out: Tensor = x + self.down(F.silu(self.gate(h)) * self.up(h))
-        return out
-
-
-def block(rounds: int) -> dict[str, Any]:
-    """Clustered against plain: a training step (forward, backward, SGD) on 512 tokens."""
-    x = torch.randn(1, 512, 2048).bfloat16()
-    result: dict[str, Any] = {}
-    steps: dict[str, Callable[[], None]] = {}
-    for name in ("plain", "clustered"):
-        torch.manual_seed(0)
-        model = Block().bfloat16()
-        if name == "clustered":
-            cluster_linears(model, DKMConfig(bits=3, iterations=1))
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-
-        def train(model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
-            model(x).float().square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        train()  # centroids, compiled loops
-        steps[name] = train
-        held = sum(p.nbytes for p in model.parameters()) + x.nbytes
-        result[name] = {"peak_bytes": None, "held_bytes": held}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    peaks: dict[str, list[int]] = {name: [] for name in steps}
-    for _ in range(max(5, rounds)):
-        for name, train in steps.items():
-            grown = peak(train, 0)
-            peaks[name] += [] if grown is None else [grown]
-            times[name].append(timed(train))
-    for name, row in result.items():
-        row["step_s"] = statistics.median(times[name])
-        if peaks[name]:
-            row["peak_bytes"] = row["held_bytes"] + statistics.median(peaks[name])
-    plain, ours = result["plain"], result["clustered"]
-    result["time_ratio"] = ours["step_s"] / plain["step_s"]
-    if plain["peak_bytes"]:
-        result["peak_ratio"] = ours["peak_bytes"] / plain["peak_bytes"]
-    return result
-
-
-def machine(threads: int) -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        cpu = names[0].split(":")[1].strip() if names else cpu
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    for name in ("numba", "coremltools"):
-        if find_spec(name):
-            from importlib.metadata import version
-
-            versions[name] = version(name)
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "versions": versions,
-            "load_before": os.getloadavg()[0]}  # fmt: skip
+    sizes = sorted(n for n, iterations in total if iterations == 1)
+    x, y = ([math.log(v) for v in values] for values in (
+        [n * n for n in sizes], [total[n, 1] for n in sizes]))  # fmt: skip
+    (n,) = {n for n, iterations in total if iterations == 10}
+    return {
+        "exponent": statistics.linear_regression(x, y).slope,
+        "exponent_from_1024": statistics.linear_regression(x[1:], y[1:]).slope,
+        "ten_iterations_over_one": total[n, 10] / total[n, 1],
+    }
 
 
 def print_tables(result: dict[str, Any]) -> None:
@@ -331,16 +248,17 @@ def print_tables(result: dict[str, Any]) -> None:
           f"{'gap':>8}")  # fmt: skip
     for row in result["rows"]:
         fwd, bwd, clone = row["forward_s"], row["backward_s"], row["clone_s"]
-        peaked = row["peak_bytes"]
+        peaked, error = row["peak_bytes"], row["grad_rel_error"]
         print(f"{row['impl']:12}{row['n']:6}{row['bits']:5}{row['dim']:4}{row['iterations']:5}"
               f"{fwd * 1e3:10.1f}{bwd * 1e3:10.1f}{fwd / clone:7.1f}{bwd / clone:7.1f}"
               f"{row['saved_bytes'] / MIB:11.1f}{row['saved_beyond_weight_bytes'] / MIB:10.2f}"
-              f"{-1 if peaked is None else peaked / MIB:10.1f}{row['grad_rel_error']:10.2g}"
+              f"{-1 if peaked is None else peaked / MIB:10.1f}{error or math.nan:10.2g}"
               f"{row['soft_hard_gap']:8.3f}")  # fmt: skip
     for row in result.get("passes", []):
         print(f"{row['pass']:12}{row['seconds'] * 1e3:8.2f} ms{row['times_floor']:6.1f}x the floor")
-    if "block" in result:
-        print("block:", json.dumps(result["block"]))
+    for name in ("growth", "block"):
+        if name in result:
+            print(f"{name}:", json.dumps(result[name]))
 
 
 if __name__ == "__main__":
