@@ -32,8 +32,8 @@ def page() -> None:
     st.write(
         "Where the memory of the device (a GPU) is short, what autograd saves for backward can "
         "wait on the host (the memory of the CPU). torch copies one saved tensor at a time and "
-        "forgets which memory it came from. **Marshaling** (M in the eDKM paper) looks first: is it there "
-        "already?"
+        "forgets which memory it came from. **Marshaling** (M in the eDKM paper) looks first: "
+        "is it there already?"
     )
     left, right = st.columns(2)
     name = left.selectbox("A program", list(PROGRAMS), key="program", bind="query-params")
@@ -113,8 +113,11 @@ def _own_run() -> None:
         f"was saved before: {format_bytes(found.repeated_bytes)} that need not cross again."
     )
     if found.hops:
-        said = ", ".join(f"{count} at {hops}" for hops, count in found.hops.items())
-        st.write(f"Marshaling was on, and found so many saves so many operations away: {said}.")
+        said = ", ".join(
+            f"{counted(count, 'tensor')} {counted(hops, 'operation')} away"
+            for hops, count in found.hops.items()
+        )
+        st.write(f"Marshaling was on. It found what was there already: {said}.")
     st.page_link("app_pages/duplicates.py", label="What is held or sent twice?")
 
 

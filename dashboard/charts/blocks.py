@@ -19,6 +19,8 @@ from profiler.reports.theme import GREY, ORANGE
 from profiler.reports.units import format_bytes
 
 LEVEL = 46  # pixels from one level to the next
+WIDTH = 700  # pixels, about what there is between the margins
+MARGINS = 80  # pixels above and below the boxes together
 _GROUND = {"light": "rgba(255,255,255,0.85)", "dark": "rgba(14,17,23,0.85)"}  # behind labels
 _SWEEPS = 6
 _LABELLED = 80  # more boxes than these have their names in the tooltip only
@@ -95,7 +97,7 @@ def blocks_option(seen: Blocks, ground: Ground) -> dict[str, Any]:
                     {
                         "id": str(box.index),
                         "name": _name(box),
-                        "x": 1000 * place[box.index][0],
+                        "x": WIDTH * place[box.index][0],
                         "y": LEVEL * place[box.index][1],
                         "symbol": "roundRect",
                         "symbolSize": _size(box, most),
@@ -104,7 +106,7 @@ def blocks_option(seen: Blocks, ground: Ground) -> dict[str, Any]:
                     }
                     for box in seen.boxes
                 ]
-                + _corners(place),
+                + _corners(chart_height(seen)),
                 "links": [
                     {"source": str(source), "target": str(target)}
                     for source, target, _ in seen.links
@@ -114,26 +116,22 @@ def blocks_option(seen: Blocks, ground: Ground) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _corners(place: dict[int, tuple[float, int]]) -> list[dict[str, Any]]:
-    """Two points that nobody sees, where all boxes stand in one line.
-
-    ECharts stretches what it draws to the size of the chart; a line has no width to stretch.
-    """
-    columns, levels = {x for x, _ in place.values()}, {level for _, level in place.values()}
-    if len(columns) > 1 and len(levels) > 1:
-        return []
-    bottom = LEVEL * max(1, *levels) if levels else LEVEL
-    return [
-        {"id": name, "name": name, "x": x, "y": y, "symbolSize": 0, "silent": True,
-         "label": {"show": False}, "tooltip": {"show": False}}
-        for name, x, y in (("corner 1", 0, 0), ("corner 2", 1000, bottom))
-    ]  # fmt: skip
-
-
 def chart_height(seen: Blocks) -> int:
     """Pixels: every level has its room, up to what one can still scroll."""
     levels = 1 + max((depth for _, depth in positions(seen).values()), default=0)
-    return min(1800, max(320, LEVEL * levels + 100))
+    return min(1800, max(320, LEVEL * (levels - 1) + MARGINS))
+
+
+def _corners(height: int) -> list[dict[str, Any]]:
+    """Two points that nobody sees: they span what is drawn.
+
+    ECharts stretches the points to the chart, and boxes with them; so far apart they keep shape.
+    """
+    return [
+        {"id": name, "name": name, "x": x, "y": y, "symbolSize": 0, "silent": True,
+         "label": {"show": False}, "tooltip": {"show": False}}
+        for name, x, y in (("corner 1", 0, 0), ("corner 2", WIDTH, height - MARGINS))
+    ]  # fmt: skip
 
 
 def _slot(index: int, count: int) -> float:

@@ -14,7 +14,7 @@ import altair as alt
 
 from dashboard.charts.frame import Layered, labels
 from dashboard.lessons.devices import Copies
-from dashboard.theme import Ground
+from dashboard.theme import Ground, surface
 from profiler.reports.theme import BLUE, VERMILION
 from profiler.reports.units import mib
 
@@ -67,7 +67,7 @@ def copy_chart(ways: Mapping[str, Copies], ground: Ground) -> Layered:
     x = alt.X("end:Q", scale=scale, axis=alt.Axis(title="MiB copied to the host", tickMinStep=0.5))
     bars = (
         alt.Chart(alt.InlineData(values=copy_records(ways)))
-        .mark_bar(stroke="white", strokeWidth=1)
+        .mark_bar(stroke=surface(ground), strokeWidth=1)
         .encode(
             x=x, x2="start:Q",
             color=alt.Color(

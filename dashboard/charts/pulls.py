@@ -45,12 +45,12 @@ def pull_chart(found: Clustered, ground: Ground) -> Layered:
     words = list(GROUP_WORDS.values())
     base = alt.Chart(alt.InlineData(values=pull_records(found)))
     stems = base.mark_rule(strokeWidth=1.2, opacity=0.55).encode(
-        x=_x(), y=alt.Y("gradient:Q", axis=alt.Axis(title="gradient that it gets")),
+        x=_x(), y=_y(),
         y2=alt.datum(0), color=_colour(words),
     )  # fmt: skip
     dots = base.mark_circle(size=34, opacity=0.9).encode(
         x=_x(),
-        y="gradient:Q",
+        y=_y(),
         color=_colour(words),
         tooltip=[
             alt.Tooltip("group:N", title="which"),
@@ -95,6 +95,18 @@ def _x() -> alt.X:
     return alt.X(
         "weight:Q", axis=alt.Axis(title="weight", grid=False, tickCount=8),
         scale=alt.Scale(nice=False, zero=False, padding=12),
+    )  # fmt: skip
+
+
+def _y() -> alt.Y:
+    """Linear near zero and logarithmic beyond, so that small shares of many are seen too."""
+    return alt.Y(
+        "gradient:Q",
+        axis=alt.Axis(
+            title="gradient that it gets (symlog)", format="~g",
+            values=[-1, -0.1, -0.03, -0.01, 0, 0.01, 0.03, 0.1, 0.3, 1, 3],
+        ),
+        scale=alt.Scale(type="symlog", constant=0.01),
     )  # fmt: skip
 
 

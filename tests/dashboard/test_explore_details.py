@@ -11,7 +11,7 @@ import altair as alt
 import pytest
 
 from dashboard.charts.aliases import MOST, alias_graph, alike
-from dashboard.charts.blocks import LEVEL, blocks_option
+from dashboard.charts.blocks import LEVEL, MARGINS, WIDTH, blocks_option, chart_height
 from dashboard.charts.dot import Arrow, Box, digraph, quoted, shortened
 from dashboard.charts.nearby import nearby_graph
 from dashboard.charts.timeline import (
@@ -180,7 +180,7 @@ def test_the_pages_show_them(recorded: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not app.exception
 
 
-def test_boxes_in_one_line_have_room_to_the_sides() -> None:
+def test_boxes_keep_their_shape_even_in_one_line() -> None:
     boxes = [
         BlocksBox(index=i, module="m", first_seq=i, last_seq=i, nodes=1, operations=["Mm"],
                   saves=1, saved_bytes=1, unique_bytes=1)
@@ -193,7 +193,6 @@ def test_boxes_in_one_line_have_room_to_the_sides() -> None:
     (series,) = blocks_option(seen, "light")["series"]
     drawn = series["data"]
     assert [each["id"] for each in drawn] == ["0", "1", "2", "corner 1", "corner 2"]
-    assert max(each["x"] for each in drawn) - min(each["x"] for each in drawn) == 1000
-    assert drawn[1]["x"] == 500
-    assert max(each["y"] for each in drawn) == 2 * LEVEL
+    assert [each["x"] for each in drawn] == [WIDTH / 2] * 3 + [0, WIDTH]
+    assert [each["y"] for each in drawn] == [0, LEVEL, 2 * LEVEL, 0, chart_height(seen) - MARGINS]
     assert all(each["symbolSize"] == 0 for each in drawn[3:])

@@ -102,7 +102,7 @@ def test_the_own_run_comes_last(recorded: Path, monkeypatch: pytest.MonkeyPatch)
     )
     app = opened_at("learn_offload", recorded, monkeypatch, run="script", step="1")
     assert "0 % of that was hidden" in words(app)
-    assert "so many operations away" in words(
+    assert "what was there already" in words(
         opened_at("learn_devices", recorded, monkeypatch, run="script", step="1")
     )
 
