@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import streamlit as st
 
 import profiler
+from profiler.analyses.steprows import StepRows
 from profiler.query import Run
 
 P = ParamSpec("P")
@@ -77,7 +78,11 @@ def _run(path: str, stamp: int) -> Run:
     return profiler.open_run(path)
 
 
-@st.cache_resource(max_entries=256, show_spinner="Reading the run")
+# Rows of a step are told apart by step and rank: run and version are in the key already.
+_ROWS: dict[str | type[Any], Callable[[Any], Any]] = {StepRows: lambda rows: (rows.step, rows.rank)}
+
+
+@st.cache_resource(max_entries=256, show_spinner="Reading the run", hash_funcs=_ROWS)
 def _answer(
     path: str, version: str, name: str, given: Any, _run: Run, _question: Callable[..., Any]
 ) -> Any:

@@ -7,6 +7,7 @@ Boundary: no computing and no file reading here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,9 @@ from dashboard.panels.pick import pick_other
 from dashboard.tables import mib_columns, mib_value
 from dashboard.views import whatif_html
 from dashboard.words import literal
-from profiler.analyses.levers import Levers, forecast, levers
-from profiler.analyses.whatif import Measured, Prediction, Scenario, WhatIf, measured
+from profiler.analyses.levers import Levers, levers
+from profiler.analyses.steprows import read_step
+from profiler.analyses.whatif import Measured, Prediction, Scenario, WhatIf, measured, what_if
 from profiler.reports.units import MIB, NOTHING, format_bytes
 from profiler.reports.whatif_text import FIGURES as COLUMNS
 from profiler.reports.whatif_text import HEADERS, deviation
@@ -42,7 +44,7 @@ def page() -> None:
     )
     scenario, budget = _levers(view.opened.ask(levers, view.step))
     beside = _beside(view)
-    found = view.opened.ask(forecast, scenario, view.step, beside=beside)
+    found = _predicted(view, scenario, beside)
     _verdict(found, budget)
     _charts(found, budget)
     _table(found)
@@ -108,6 +110,16 @@ def _beside(view: View) -> Measured | None:
         st.info(f"{literal(name)}: {other}")
         return None
     return other.opened.ask(measured, other.step)
+
+
+def _predicted(view: View, scenario: Scenario, beside: Measured | None) -> WhatIf:
+    """The levers first, then what is worth asking of any run; the step is read once for both."""
+    rows = view.opened.ask(read_step, view.step)
+    base = view.opened.ask(measured, view.step)
+    ask, step = view.opened.ask, view.step
+    mine = ask(what_if, (scenario,), step, beside=beside, rows=rows, base=base)
+    usual = ask(what_if, None, step, rows=rows, base=base)
+    return replace(mine, predictions=[*mine.predictions, *usual.predictions])
 
 
 def _verdict(found: WhatIf, budget: float | None) -> None:

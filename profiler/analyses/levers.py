@@ -8,11 +8,10 @@ dense one, so it cannot be predicted from it and is not among the combinations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from profiler.analyses.common import Result, Rows, rows_of
-from profiler.analyses.steprows import read_step
-from profiler.analyses.whatif import Measured, Scenario, WhatIf, usual, what_if
+from profiler.analyses.whatif import Scenario, what_if
 
 BASE = "none"  # the ablation's row that copies every save whole
 SWITCHES = ("M", "U", "S")
@@ -83,18 +82,6 @@ def combinations(run: Rows) -> Combinations | None:
         for name, one in zip(names, answer.predictions, strict=True)
     ]
     return Combinations(step=found[0]["step"], learners=learners, rows=rows, assumes=list(notes))
-
-
-def forecast(run: Rows, scenario: Scenario, step: int, *, beside: Measured | None = None) -> WhatIf:
-    """A scenario first, with what another run measured of it; then the usual ones.
-
-    Raises:
-        ValueError: as `what_if`.
-    """
-    rows = read_step(run, step)
-    mine = what_if(run, [scenario], step, beside=beside, rows=rows)
-    others = what_if(run, usual(rows, _learners(run)), step, rows=rows)
-    return replace(mine, predictions=[*mine.predictions, *others.predictions])
 
 
 def _learners(run: Rows) -> int:

@@ -66,7 +66,7 @@ def read_step(run: Rows, step: int | None, rank: int | None = None) -> StepRows:
         start_ns=start,
         end_ns=end,
         saves=saves,
-        storages=rows_of(run, _STORAGES, [rank, end, start, *at]),
+        storages=_lived(run, rank, start, end, {row["storage_id"] for row in saves}),
         nodes={row["seq"]: row for row in nodes},
         parents=parents,
         consumers=consumers,
@@ -95,8 +95,22 @@ def node_bytes(node: Row) -> int:
     return int(math.prod(node["shape"])) * _ITEM_BYTES.get(node["dtype"], 1)
 
 
+def _lived(run: Rows, rank: int, start: int, end: int, saved: set[int]) -> list[Row]:
+    """The storages that lived in a span, and the saved ones whatever was noted of their lives.
+
+    Two queries: in one, the second condition makes DuckDB read every row of a long run.
+    """
+    found = rows_of(run, _LIVED, [rank, end, start])
+    missing = saved - {row["storage_id"] for row in found}
+    if missing:
+        found += rows_of(run, _NAMED, [rank, sorted(missing)])
+        found.sort(key=lambda row: int(row["storage_id"]))
+    return found
+
+
 _AT = "step = ? AND rank = ?"
-_STORAGES = f"""
-SELECT * FROM storages WHERE rank = ? AND ((born_ns <= ? AND (died_ns IS NULL OR died_ns > ?))
-    OR storage_id IN (SELECT storage_id FROM saves WHERE {_AT})) ORDER BY storage_id
+_LIVED = """
+SELECT * FROM storages WHERE rank = ? AND born_ns <= ? AND (died_ns IS NULL OR died_ns > ?)
+ORDER BY storage_id
 """
+_NAMED = "SELECT * FROM storages WHERE rank = ? AND list_contains(?, storage_id)"

@@ -110,12 +110,13 @@ def what_if(
     *,
     beside: Measured | None = None,
     rows: StepRows | None = None,
+    base: Measured | None = None,
 ) -> WhatIf:
     """Predict scenarios (None: the usual ones) from a step (the last with saves).
 
     beside: what a run that did the only scenario measured. In the trace of an ablation its rows
     are found by name.
-    rows: of that very step, where the caller has read them already.
+    rows, base: of that very step, where the caller has read them already.
 
     Raises:
         ValueError: an unknown step, a level without saves, or a pattern that no module matches.
@@ -129,8 +130,9 @@ def what_if(
     chosen = list(scenarios) if scenarios is not None else usual(rows, _learners(run) or 8)
     for scenario in chosen:
         _check_patterns(rows, scenario)
-    found = [_predict(run, rows, scenario, beside) for scenario in chosen]
-    return WhatIf(base=measured(run, rows.step), predictions=found)
+    lives = Lives(rows)
+    found = [_predict(run, rows, lives, scenario, beside) for scenario in chosen]
+    return WhatIf(base=base or measured(run, rows.step), predictions=found)
 
 
 def measured(run: Rows, step: int | None = None) -> Measured:
@@ -159,7 +161,9 @@ def usual(rows: StepRows, learners: int = 8) -> list[Scenario]:
     return found
 
 
-def _predict(run: Rows, rows: StepRows, scenario: Scenario, beside: Measured | None) -> Prediction:
+def _predict(
+    run: Rows, rows: StepRows, lives: Lives, scenario: Scenario, beside: Measured | None
+) -> Prediction:
     selected = _selected(rows, scenario)
     foreign = bool(scenario.offload)
     as_it_was = not scenario.moves and any(s["action"] == "alias" for s in rows.saves)
@@ -171,10 +175,10 @@ def _predict(run: Rows, rows: StepRows, scenario: Scenario, beside: Measured | N
         hold=foreign and scenario.dedupe,
     )
     copies = host_copies(rows, selected, policy)
-    lives, kept = Lives(rows).with_changes({s["save_id"] for s in selected}, scenario.checkpoint)
+    changed, kept = lives.with_changes({s["save_id"] for s in selected}, scenario.checkpoint)
     return Prediction(
         scenario=scenario.title,
-        predicted_peak_bytes=peak(lives, rows.start_ns, rows.end_ns),
+        predicted_peak_bytes=peak(changed, rows.start_ns, rows.end_ns),
         predicted_device_bytes=kept,
         predicted_host_bytes=copies.own_bytes,
         predicted_peer_bytes=copies.peer_bytes,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from profiler.analyses.levers import combinations, levers
+from profiler.analyses.steprows import read_step
 from profiler.analyses.whatif import Scenario, what_if
-from profiler.events import Step
+from profiler.events import Step, Storage
 from tests.profiler.analyses.runs import float32, run_of
 
 LAYER = "model.layers.{}.mlp.up"
@@ -46,3 +47,14 @@ def test_eight_combinations_are_predicted_from_the_row_none(tmp_path: Path) -> N
 def test_without_a_row_none_nothing_is_predicted(tmp_path: Path) -> None:
     saves = [float32(0, 0, [64], action="copied", host_bytes=256)]
     assert combinations(run_of(tmp_path / "run", saves, [Step(step=0, name="M")])) is None
+
+
+def test_a_step_has_the_storages_that_lived_in_it_and_the_saved_ones(tmp_path: Path) -> None:
+    lives = {0: (0, 5), 1: (0, 15), 2: (12, None), 3: (25, 30), 4: (0, 5)}
+    storages = [
+        Storage(storage_id=n, bytes=64, born_ns=born, died_ns=died)
+        for n, (born, died) in lives.items()
+    ]
+    step = Step(step=0, start_ns=10, end_ns=20)
+    run = run_of(tmp_path / "run", [float32(0, 4, [16])], storages, [step])
+    assert [row["storage_id"] for row in read_step(run, 0).storages] == [1, 2, 4]
