@@ -1,12 +1,14 @@
 """What the tracer costs a training step, and whether it changes anything.
 
-Traced and untraced steps of one model take turns in one process, in blocks; within a traced block
-writing to disk is forced and counted as part of its steps, although in use it runs beside them.
-Rows: model, level, step_s and traced_step_s (medians), overhead (median over pairs of blocks),
-saves per step, peak resident size of a plain and a traced process, and whether the losses and all
-gradients are equal bit by bit. Prints a table, or JSON with `--json`.
+Traced and untraced blocks of steps of one model take turns in one process, ABBA. A block lasts as
+long as the time between two writes to disk (two seconds); writing is forced at its end and counted
+as part of its steps, although in use it runs beside them. Rows: model, level, step_s and
+traced_step_s (medians), overhead (median over pairs of blocks, by processor time, with the 95 %
+interval of that median by bootstrap), wall_overhead (the same by the clock: only true on a quiet
+machine), saves per step, peak resident size of a plain and a traced process, and whether the
+losses and all gradients are equal bit by bit. Prints a table, or JSON with `--json`.
 
-    python benchmarks/tracer_overhead.py [--blocks 12] [--steps 5] [--model PATH] [--json] [--out F]
+    python benchmarks/tracer_overhead.py [--pairs 16] [--seconds 2] [--model PATH] [--json]
 
 Models: a LLaMA of hidden 512 made here, and a checkpoint (--model).
 """
@@ -15,14 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from profiler import Tracer, open_run
@@ -48,8 +52,8 @@ def main() -> None:
         "versions": collect_versions(),
         "hardware": collect_hardware(),
         "threads": 1,
-        "blocks": options.blocks,
-        "steps_per_block": options.steps,
+        "pairs": options.pairs,
+        "seconds_per_block": options.seconds,
         "rows": rows,
     }
     text = json.dumps(result, indent=1)
@@ -60,8 +64,8 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=12, help="pairs of blocks")
-    parser.add_argument("--steps", type=int, default=5, help="steps in a block")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of blocks")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a block")
     parser.add_argument("--model", help="folder of a checkpoint, measured beside the made one")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", help="also write JSON here")
@@ -77,41 +81,64 @@ def in_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str
 def measure(model: str, level: Any, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     network, step = prepare(model)
-    for _ in range(3):
-        step()
-    plain: list[float] = []
-    traced: list[float] = []
+    timed(step, 3)
+    steps = max(2, math.ceil(options.seconds / timed(step, 3)[0]))
+    plain: list[Times] = []
+    traced: list[Times] = []
     with tempfile.TemporaryDirectory() as folder:
-        for block in range(options.blocks):
-            plain.append(timed(step, options.steps))
-            path = f"{folder}/{block}"
+        for pair in range(options.pairs):
+            if pair % 2:
+                plain.append(timed(step, steps))
+            path = f"{folder}/{pair}"
             with Tracer(path, model=network, level=level) as tracer:
-                traced.append(timed(step, options.steps, tracer))
+                traced.append(timed(step, steps, tracer))
+            if not pair % 2:
+                plain.append(timed(step, steps))
         with open_run(path) as run:
             table = "saves" if level == "full" else "totals"
             count = "count(*)" if level == "full" else "sum(saves)"
             saves = run.sql(f"select {count} n from {table}")["n"].to_pylist()[0]
-    ratios = [b / a for a, b in zip(plain, traced, strict=True)]
+    by_cpu = [b.cpu / a.cpu - 1 for a, b in zip(plain, traced, strict=True)]
+    by_clock = [b.wall / a.wall - 1 for a, b in zip(plain, traced, strict=True)]
     return {
         "model": Path(model).name,
         "level": level,
-        "step_s": statistics.median(plain),
-        "traced_step_s": statistics.median(traced),
-        "overhead": statistics.median(ratios) - 1,
-        "overhead_quartiles": [q - 1 for q in statistics.quantiles(ratios, n=4)],
-        "saves_per_step": saves / options.steps,
+        "step_s": statistics.median(t.wall for t in plain),
+        "traced_step_s": statistics.median(t.wall for t in traced),
+        "step_cpu_s": statistics.median(t.cpu for t in plain),
+        "overhead": statistics.median(by_cpu),
+        "overhead_interval": interval(by_cpu),
+        "wall_overhead": statistics.median(by_clock),
+        "wall_overhead_interval": interval(by_clock),
+        "steps_per_block": steps,
+        "saves_per_step": saves / steps,
         "equal": equal(network, step, level),
     }
 
 
-def timed(step: Step, steps: int, tracer: Tracer | None = None) -> float:
-    """Seconds per step; with a tracer, writing what it recorded included."""
-    start = time.perf_counter()
+class Times(NamedTuple):
+    """Seconds per step, by the clock and of the processor."""
+
+    wall: float
+    cpu: float
+
+
+def timed(step: Step, steps: int, tracer: Tracer | None = None) -> Times:
+    """Times per step; with a tracer, writing what it recorded included."""
+    wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
     if tracer is not None:
         tracer.writer.flush()
-    return (time.perf_counter() - start) / steps
+    return Times((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps)
+
+
+def interval(ratios: list[float], draws: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of the median, by bootstrap."""
+    random = np.random.default_rng(0)
+    medians = np.median(random.choice(ratios, (draws, len(ratios))), axis=1)
+    low, high = np.quantile(medians, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def equal(network: torch.nn.Module, step: Step, level: Any) -> bool:
@@ -193,16 +220,18 @@ def prepare(model: str) -> tuple[torch.nn.Module, Step]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"{'model':12}{'level':9}{'step ms':>9}{'traced':>9}{'overhead':>10}{'saves':>7}"
-        f"{'peak MiB':>10}{'traced':>8}  equal"
+        f"{'model':12}{'level':9}{'step ms':>9}{'traced':>9}{'overhead (95 %)':>26}{'by clock':>10}"
+        f"{'saves':>7}{'peak MiB':>10}{'traced':>8}  equal"
     ]
-    lines += [
-        f"{row['model']:12}{row['level']:9}{1e3 * row['step_s']:9.1f}"
-        f"{1e3 * row['traced_step_s']:9.1f}{row['overhead']:10.1%}{row['saves_per_step']:7.0f}"
-        f"{row['peak_rss_bytes'] / MIB:10.1f}{row['traced_peak_rss_bytes'] / MIB:8.1f}"
-        f"  {row['equal']}"
-        for row in rows
-    ]
+    for row in rows:
+        low, high = row["overhead_interval"]
+        span = f"{row['overhead']:.1%} ({low:.1%} to {high:.1%})"
+        lines.append(
+            f"{row['model']:12}{row['level']:9}{1e3 * row['step_s']:9.1f}"
+            f"{1e3 * row['traced_step_s']:9.1f}{span:>26}{row['wall_overhead']:10.1%}"
+            f"{row['saves_per_step']:7.0f}{row['peak_rss_bytes'] / MIB:10.1f}"
+            f"{row['traced_peak_rss_bytes'] / MIB:8.1f}  {row['equal']}"
+        )
     return "\n".join(lines)
 
 
