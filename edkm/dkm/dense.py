@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from edkm.dkm import half
 from edkm.dkm.checks import check_centroids, check_weight
 from edkm.dkm.distance import euclidean_distance
 from edkm.dkm.init import initial_centroids
@@ -50,7 +51,8 @@ def dense_dkm(
     dim = check_centroids(centroids, weight)
     check_weight(weight, centroids.shape[0], dim)
     points = weight.reshape(-1, dim)  # a view of a contiguous weight
-    current = centroids.detach().to(weight.dtype)
+    narrow = weight.dtype == torch.float16  # sums and squares leave its range
+    current = centroids.detach().to(torch.float32 if narrow else weight.dtype)
     ran = 0
     while True:
         attention = _attention(points, current, schedule.rule)
@@ -61,8 +63,8 @@ def dense_dkm(
         if schedule.stop >= 0 and _moved(previous, current) <= schedule.stop:
             break
         del attention  # autograd holds what it needs; two maps must not overlap
-    clustered = attention.mm(current).view(weight.shape)
-    return ClusterResult(clustered, current.detach(), ran)
+    clustered = half.output(attention, current) if narrow else attention.mm(current)
+    return ClusterResult(clustered.view(weight.shape), current.detach(), ran)
 
 
 def _attention(
@@ -71,7 +73,9 @@ def _attention(
     """Eq. 1-2. Saved: points and distance; distance again (square); softmax; softmax (clamp)."""
     apart = euclidean_distance(points, centroids)
     # a scalar factor saves nothing; chained so that no name keeps the square alive
-    if rule.squared:
+    if apart.dtype == torch.float16:
+        logits = half.logits(apart, rule)
+    elif rule.squared:
         logits = apart.square().mul_(-1.0 / rule.tau)
     else:
         logits = apart.mul(-1.0 / rule.tau)
@@ -81,6 +85,8 @@ def _attention(
 
 def _update(points: Float[Tensor, "n d"], attention: Float[Tensor, "n k"]) -> Float[Tensor, "k d"]:
     """Eq. 3. Saved: attention and the transposed points, and tensors of centroid size."""
+    if points.dtype == torch.float16:
+        return half.mean(points, attention)
     mass = attention.sum(0).unsqueeze(1)
     return points.T.mm(attention).T / mass
 

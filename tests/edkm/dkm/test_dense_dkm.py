@@ -86,6 +86,16 @@ def test_one_iteration_saves_six_maps_and_two_weights(dtype: torch.dtype) -> Non
     assert pointers == {weight.data_ptr()}  # both are the weight itself, not copies of it
 
 
+@pytest.mark.parametrize("distance", ["squared", "euclidean"])
+def test_float16_saves_what_bfloat16_does(distance: str) -> None:
+    shapes = []
+    for dtype in (torch.bfloat16, torch.float16):
+        weight = weight_of(64, 48, dtype=dtype).requires_grad_()
+        saves = saves_of(weight, iterations=2, distance=distance)
+        shapes.append(sorted(save.numel() for save in saves if save.numel() >= weight.numel()))
+    assert shapes[0] == shapes[1]
+
+
 def test_each_further_iteration_saves_as_much_again_less_one_map() -> None:
     weight = weight_of(64, 48).requires_grad_()
     maps = [
@@ -188,6 +198,40 @@ def test_hard_limit_is_the_nearest_centroid() -> None:
     result = dense_dkm(weight, torch.tensor([[0.0], [1.0]]).double(), tau=1e-4, iterations=1)
     expected = torch.tensor([0.05, 0.05, 0.95, 0.95], dtype=torch.float64)
     torch.testing.assert_close(result.clustered, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["squared", "euclidean"])
+@pytest.mark.parametrize("far", [0.02, 3.0, 60_000.0])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_float16_stays_in_range(distance: str, far: float, iterations: int) -> None:
+    weight = weight_of(400, 300, dtype=torch.float16)  # 120,000: more than float16 counts to
+    weight[0, 0], weight[7, 7] = far, -far
+    tau = 2e-5 if distance == "squared" else 5e-3
+    start = torch.linspace(-0.04, 0.04, 2).view(-1, 1)
+    grad = weight_of(400, 300, dtype=torch.float16, seed=1)
+    got = dense_dkm(
+        weight.requires_grad_(), start, tau=tau, iterations=iterations, distance=distance
+    )
+    (pulled,) = torch.autograd.grad(got.clustered, weight, grad)
+    exact = gradient_reference(
+        weight,
+        start,
+        grad,
+        tau=tau,
+        iterations=iterations,
+        distance=distance,
+        with_clustered=True,
+    )
+    assert bool(pulled.isfinite().all())
+    if far == 60_000.0:
+        return  # where float16 steps by 32, no centroid is the nearest
+    # 11 bits in each map, and logits up to some dozens
+    for ours, expected in (
+        (got.centroids, exact.centroids),
+        (got.clustered.detach(), exact.clustered),
+        (pulled, exact.grad_weight),
+    ):
+        assert float((ours.double() - expected).norm() / expected.norm()) < 0.02
 
 
 REFUSED = [
