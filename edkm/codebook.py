@@ -18,6 +18,8 @@ from torch import Tensor
 
 from edkm.dkm import DKM, DKMConfig, assign_hard, soft_hard_gap
 from edkm.dkm.checks import check_choice
+from edkm.dkm.kernels import passes_for
+from edkm.dkm.patterns import PATTERNS, is_patterned, pattern_values
 from edkm.dkm.settings import Schedule
 from edkm.kmeans import best_kmeans, kmeans_update
 from edkm.weighted import weighted_soft
@@ -185,9 +187,23 @@ class Codebook(DKM):
 def nearest(weight: Tensor, centroids: Tensor, scale: Tensor | None) -> Tensor:
     """``assign_hard``, of rows over their ``scale`` if there is one."""
     if scale is None:
-        return assign_hard(weight, centroids)
+        tabled = is_patterned(weight.dtype) and centroids.shape[1] == 1
+        return (_by_table if tabled and weight.numel() > PATTERNS else assign_hard)(
+            weight, centroids
+        )
     by = scale.to(weight.dtype).unsqueeze(1)
     return assign_hard(weight / by, centroids) * by
+
+
+def _by_table(weight: Tensor, centroids: Tensor) -> Tensor:
+    """``assign_hard`` of a 16-bit weight by a table of its values; NaN and infinity become NaN."""
+    values = pattern_values(weight.dtype, weight.device)
+    finite = values.isfinite()
+    table = assign_hard(values.where(finite, 0.0), centroids).where(finite, torch.nan)
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    flat = weight.detach().contiguous().view(-1)
+    passes_for(weight.device).lookup(flat, table, out.view(-1))
+    return out
 
 
 def straight_through(weight: Tensor, centroids: Tensor, scale: Tensor | None = None) -> Tensor:

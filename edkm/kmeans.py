@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edkm.dkm import hard_indices
 from edkm.dkm.histogram import represent
+from edkm.dkm.patterns import is_patterned
 
 _SORTED = 1 << 22  # most values that are sorted or summed at a time; for a start, of a sample
 
@@ -21,6 +22,9 @@ def kmeans_update(weight: Tensor, centroids: Tensor, importance: Tensor | None =
 
     ``importance``: what a weight counts in the mean, ``[rows or 1, columns or 1]``; None: 1.
     """
+    if importance is None and is_patterned(weight.dtype):
+        values, multiples = represent(weight, 1)  # at most 65,536 of them
+        return kmeans_update(values, centroids, multiples.unsqueeze(1))
     index = hard_indices(weight, centroids)
     flat, counts = weight.reshape(-1), None
     if importance is not None:

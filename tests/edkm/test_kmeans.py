@@ -91,3 +91,15 @@ def test_rows_of_any_size_share_a_codebook_by_their_scales(dtype: torch.dtype) -
     assert stored.nbytes == palettize(weight, plain.centroids, 3).nbytes + 2 * 24
     with pytest.raises(ValueError, match="one value for each row"):
         Palette(stored.table, stored.packed, stored.shape, 3, torch.ones(23))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_goes_by_its_values(dtype: torch.dtype) -> None:
+    weight, codebook = gaussian(300, 256).to(dtype), Codebook()
+    codebook.start(weight)
+    first = torch.linspace(-2, 2, 8).unsqueeze(1)
+    one, other = kmeans_update(weight, first), kmeans_update(weight.float(), first)
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    assert torch.equal(codebook.assign(weight), assign_hard(weight, codebook.centroids))
+    weight[3, 4] = torch.nan  # must not pass for a weight: the loss has to tell
+    assert codebook.assign(weight).isnan().sum() == 1
