@@ -10,8 +10,9 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.charts.aliases import alias_graph
-from dashboard.charts.spans import span_chart
+from dashboard.charts.spans import span_chart, span_records
 from dashboard.frame import explore, ground
+from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value, shape_words, short_op, source_words
 from dashboard.words import literal
 from profiler.analyses.duplicates import Duplicates, Group, duplicates
@@ -95,6 +96,7 @@ def _detail(group: Group) -> None:
     st.altair_chart(
         span_chart(group, ground()), key="spans", alt="Spans of the tensors in their storage"
     )
+    offer_data("spans", lambda: span_records(group))
     st.write(
         "What each tensor is to the storage: one box for those that are alike. Dashed: not in this "
         "storage, but computed from it again. Hops are operations between the two."

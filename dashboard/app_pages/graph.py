@@ -11,9 +11,10 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.charts.blocks import blocks_option, chart_height
+from dashboard.charts.blocks import blocks_option, box_records, chart_height
 from dashboard.charts.nearby import nearby_graph
 from dashboard.frame import View, explore, ground, pick_rank
+from dashboard.panels.download import offer_data
 from dashboard.tables import counted, mib_columns, mib_value, shape_words, short_op, source_words
 from dashboard.words import literal
 from profiler.analyses.blocks import EVERY_NODE, Blocks, Box, blocks, saves_between
@@ -44,6 +45,7 @@ def page() -> None:
         key=f"boxes-{view.step}-{rank}-{seen.depth}",
         on_select="rerun", alt="The autograd graph as boxes and arrows",
     )  # fmt: skip
+    offer_data("graph", lambda: box_records(seen))
     st.caption(
         f"{counted(seen.nodes, 'node')} in {counted(len(seen.boxes), 'box', 'boxes')}; not drawn: "
         f"{counted(seen.leaves, 'leaf', 'leaves')}, where gradients of parameters arrive."

@@ -11,12 +11,14 @@ import streamlit as st
 
 from dashboard.charts.timeline import (
     BRUSH,
+    area_records,
     bins,
     brushed,
     map_chart,
     timeline_chart,
 )
 from dashboard.frame import View, explore, ground, pick_rank
+from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value, short_op
 from profiler.analyses.timeline import Timeline, alive_at, timeline
 from profiler.reports.units import format_bytes
@@ -52,6 +54,7 @@ def page() -> None:
         timeline_chart(shown, ground(), part), key="areas",
         alt="Memory over time by category, with the phases of each step",
     )  # fmt: skip
+    offer_data("timeline", lambda: area_records(shown, part))
     _alive(view, rank, shown, part.origin_ns if part else seen.moments[0].time_ns, bool(part))
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.charts.lanes import lane_chart
-from dashboard.charts.sankey import ACTION_WORDS, sankey_height, sankey_option
+from dashboard.charts.sankey import ACTION_WORDS, sankey_height, sankey_option, stream_records
 from dashboard.frame import View, explore, ground, pick_rank
 from dashboard.overlap import lane_colours, lane_pieces, lane_stretches, overlap_words
+from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value
 from profiler.analyses.lanes import lanes
 from profiler.analyses.traffic import Flow, Traffic, traffic
@@ -53,6 +54,7 @@ def page() -> None:
             sankey_option(flows, direction, ground()), height=sankey_height(flows),
             key=f"streams-{direction}", alt="Streams of bytes by module and form",
         )  # fmt: skip
+        offer_data("streams", lambda: stream_records(flows))
     else:
         st.info(f"Nothing went {DIRECTIONS[direction]}.")
     _never_used(seen)

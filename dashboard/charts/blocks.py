@@ -16,7 +16,7 @@ import networkx as nx
 from dashboard.theme import Ground, category_colour, ink
 from profiler.analyses.blocks import Blocks, Box
 from profiler.reports.theme import GREY, ORANGE
-from profiler.reports.units import format_bytes
+from profiler.reports.units import format_bytes, mib
 
 LEVEL = 46  # pixels from one level to the next
 WIDTH = 700  # pixels, about what there is between the margins
@@ -114,6 +114,25 @@ def blocks_option(seen: Blocks, ground: Ground) -> dict[str, Any]:
             }
         ],
     }  # fmt: skip
+
+
+def box_records(seen: Blocks) -> list[dict[str, Any]]:
+    """One record per box, with the boxes that it uses, for a table."""
+    return [
+        {
+            "box": box.index,
+            "module": box.module,
+            "operations": ", ".join(box.operations),
+            "nodes": box.nodes,
+            "saves": box.saves,
+            "saved MiB": mib(box.saved_bytes),
+            "new MiB": mib(box.unique_bytes),
+            "uses": " ".join(
+                str(source) for source, target, _ in seen.links if target == box.index
+            ),
+        }
+        for box in seen.boxes
+    ]
 
 
 def chart_height(seen: Blocks) -> int:

@@ -52,6 +52,14 @@ def streams(flows: Sequence[Flow]) -> list[tuple[str, str, int]]:
     )
 
 
+def stream_records(flows: Sequence[Flow]) -> list[dict[str, Any]]:
+    """One record per stream, for a table."""
+    return [
+        {"module": module, "form": action, "MiB": mib(count)}
+        for module, action, count in streams(flows)
+    ]
+
+
 def sankey_option(flows: Sequence[Flow], direction: str, ground: Ground) -> dict[str, Any]:
     """The option of the chart: start, module, form, end."""
     start, end = ("device", "host") if direction == "d2h" else ("host", "device")

@@ -10,14 +10,18 @@ import pytest
 
 import profiler
 from dashboard.bundled import RECORDED
+from dashboard.charts.blocks import box_records
 from dashboard.charts.causes import TOP, cause_chart, cause_records
 from dashboard.charts.forecast import forecast_chart, forecast_records
 from dashboard.charts.host_bytes import host_bytes_chart, host_bytes_records
 from dashboard.charts.paired import paired_bins, paired_chart, paired_records
+from dashboard.charts.sankey import stream_records
 from dashboard.charts.timeline import MOST_ROWS
+from profiler.analyses.blocks import blocks
 from profiler.analyses.diff import Change, Diff, Side, diff
 from profiler.analyses.levers import Combination, combinations
 from profiler.analyses.timeline import CATEGORIES, Moment, Timeline
+from profiler.analyses.traffic import traffic
 from profiler.analyses.whatif import Scenario, measured, what_if
 from profiler.reports.ablation_view import view
 from profiler.reports.units import MIB, mib
@@ -133,3 +137,14 @@ def test_what_was_not_measured_is_drawn_as_a_prediction_only() -> None:
     records = host_bytes_records(view(samples.ablation(("none", "M"))), [guess])
     assert [r["source"] for r in records if r["row"] == "U+S"] == ["what-if"]
     assert next(r["label"] for r in records if r["row"] == "U+S") == "what-if 38.0 MiB"
+
+
+def test_what_boxes_and_streams_draw_can_be_had_as_a_table() -> None:
+    with profiler.open_run(RECORDED / "bundled-offloaded") as run:
+        seen, moved = blocks(run, 1), traffic(run, 1)
+    records = box_records(seen)
+    assert sum(record["nodes"] for record in records) == seen.nodes
+    assert sum(len(record["uses"].split()) for record in records) == len(seen.links)
+    flows = [flow for flow in moved.modules if flow.direction == "d2h"]
+    drawn = sum(record["MiB"] for record in stream_records(flows))
+    assert drawn == pytest.approx(mib(sum(flow.bytes for flow in flows)))
