@@ -22,16 +22,17 @@ PROJECT = Path(__file__).parents[2]
 SCRIPT = "dashboard/bundled/finetune.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CONFIGS = "none,M,U,S,M+S,M+U,U+S,M+U+S,fused"
-# The last one is the newest, and so the one that a first start shows.
+TRACE, WARM = "profiler.trace", "dashboard.bundled.warm"
+# Launcher and arguments. The last one is the newest, and so the one that a first start shows.
 RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bundled-attn0": (
-        ("-m",),
+        ("-m", TRACE),
         ("--layer", "attn0", "--model", "llama-7b", "--no-pictures", "--configs", CONFIGS),
     ),
-    "bundled-two-ranks": ((*TORCHRUN, "-m"), ("--", SCRIPT, "--steps", "2")),
-    "bundled-offloaded": (("-m",), ("--", SCRIPT, "--offload")),
-    "bundled-checkpointed": (("-m",), ("--", SCRIPT, "--checkpoint")),
-    "bundled-finetune": (("-m",), ("--", SCRIPT)),
+    "bundled-two-ranks": ((*TORCHRUN, "-m", WARM), ("--", SCRIPT, "--steps", "2")),
+    "bundled-offloaded": (("-m", WARM), ("--", SCRIPT, "--offload")),
+    "bundled-checkpointed": (("-m", WARM), ("--", SCRIPT, "--checkpoint")),
+    "bundled-finetune": (("-m", WARM), ("--", SCRIPT)),
 }
 
 
@@ -55,7 +56,7 @@ def record(name: str, out: Path) -> Path:
     launcher, arguments = RUNS[name]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / name
-        command = [sys.executable, *launcher, "profiler.trace", "--out", str(run), *arguments]
+        command = [sys.executable, *launcher, "--out", str(run), *arguments]
         subprocess.run(command, cwd=PROJECT, check=True)
         scrub(run, PROJECT)
         shutil.rmtree(out / name, ignore_errors=True)
