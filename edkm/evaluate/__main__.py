@@ -23,17 +23,24 @@ def main(
     choices: Annotated[
         list[Path] | None, typer.Option(help="JSON lines: query, choices, gold")
     ] = None,
+    tasks: Annotated[Path | None, typer.Option(help="folder of local rows for lm-eval")] = None,
     sequence: Annotated[int, typer.Option(help="tokens per sequence")] = 256,
 ) -> None:
     """Measure a model; prints JSON."""
     try:
-        print(json.dumps(measure(folder, text, choices or [], sequence), indent=1))
+        print(json.dumps(measure(folder, text, choices or [], sequence, tasks), indent=1))
     except ValueError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
         raise typer.Exit(2) from error
 
 
-def measure(folder: Path, text: Path | None, choices: list[Path], sequence: int) -> dict[str, Any]:
+def measure(
+    folder: Path,
+    text: Path | None,
+    choices: list[Path],
+    sequence: int,
+    tasks: Path | None = None,
+) -> dict[str, Any]:
     """The numbers asked for, by file name."""
     from transformers import AutoTokenizer
 
@@ -41,8 +48,10 @@ def measure(folder: Path, text: Path | None, choices: list[Path], sequence: int)
     from edkm.evaluate.choice import read_rows
     from edkm.train.data import read_examples, tokenize
 
-    if text is None and not choices:
-        raise ValueError("there is nothing to measure; give --text FILE or --choices FILE")
+    if text is None and tasks is None and not choices:
+        raise ValueError(
+            "there is nothing to measure; give --text FILE, --choices FILE or --tasks FOLDER"
+        )
     model, tokenizer = load_any(folder), AutoTokenizer.from_pretrained(folder)
     found: dict[str, Any] = {}
     if text is not None:
@@ -55,6 +64,10 @@ def measure(folder: Path, text: Path | None, choices: list[Path], sequence: int)
             "acc_norm": result.accuracy_per_character,
             "rows": result.rows,
         }
+    if tasks is not None:
+        from edkm.evaluate.tasks import run_tasks  # needs the extra `compare`
+
+        found["tasks"] = run_tasks(model, tokenizer, tasks)
     return found
 
 

@@ -1,0 +1,131 @@
+"""A table and a picture of the rows of a comparison.
+
+Contract: ``table.md`` (mean and spread over seeds, failures named) and ``picture.png`` (bits per
+weight against perplexity, one line a method). Plain rows in, files out.
+Boundary: nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+NAMES = {
+    "dense": "dense, tuned", "rtn": "RTN", "smoothquant": "SmoothQuant (weights)", "gptq": "GPTQ",
+    "awq": "AWQ", "llm-qat": "LLM-QAT (weights)", "kmeans": "k-means", "dkm": "DKM (coremltools)",
+    "edkm": "eDKM",
+}  # fmt: skip
+
+
+def groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows of one method and bits together, by bits, then perplexity."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["bits"] or 99, row["method"]), []).append(row)
+
+    def order(item: tuple[tuple[Any, ...], list[Row]]) -> tuple[int, float]:
+        values = _numbers(item[1], "ppl")
+        return -item[0][0], statistics.mean(values) if values else float("inf")
+
+    return [members for _, members in sorted(found.items(), key=order)]
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as a Markdown table; below it what failed."""
+    tasks = sorted({name for row in result["rows"] for name in row["tasks"] or {}})
+    head = ["method", "bits", "group", "bytes", "bits/weight", "perplexity", "of dense", "seeds",
+            "seconds", "peak MiB", *tasks]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for members in groups(result["rows"]):
+        if done := [row for row in members if row["status"] == "done"]:
+            lines.append("| " + " | ".join(_cells(done, tasks)) + " |")
+    wrong = [row for row in result["rows"] if row["status"] != "done"]
+    if wrong:
+        lines += ["", "Failed:", ""]
+        for row in wrong:
+            name = f"{NAMES[row['method']]}, {_bits(row)}, seed {row['seed']}"
+            lines.append(f"- {name}: {row['error']}")
+    return "\n".join(lines) + "\n"
+
+
+def _bits(row: Row) -> str:
+    return "no bits" if row["bits"] is None else f"{row['bits']} bits"
+
+
+def _cells(rows: list[Row], tasks: list[str]) -> list[str]:
+    first = rows[0]
+    seconds, peak = _numbers(rows, "seconds"), _numbers(rows, "peak_bytes")
+    cells = [
+        NAMES[first["method"]],
+        "" if first["bits"] is None else str(first["bits"]),
+        "" if first["group_size"] is None else str(first["group_size"]),
+        f"{statistics.mean(_numbers(rows, 'size_bytes')):,.0f}",
+        f"{statistics.mean(_numbers(rows, 'bits_per_weight')):.2f}",
+        spread(_numbers(rows, "ppl")),
+        _ratio(rows),
+        str(len(rows)),
+        f"{statistics.mean(seconds):.0f}",
+        f"{max(peak) / (1 << 20):.0f}",
+    ]
+    for name in tasks:
+        scores = [row["tasks"][name] for row in rows if (row["tasks"] or {}).get(name) is not None]
+        cells.append(f"{statistics.mean(scores):.3f}" if scores else "")
+    return cells
+
+
+def _ratio(rows: list[Row]) -> str:
+    found = [row["ppl"] / row["ppl_dense"] for row in rows if row["ppl"] and row["ppl_dense"]]
+    return f"{statistics.mean(found):.3f}" if found else ""
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and half the range where there is more than one; "infinite" without a number."""
+    if not values:
+        return "infinite"
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
+
+
+def _numbers(rows: Iterable[Row], name: str) -> list[float]:
+    return [float(row[name]) for row in rows if row[name] is not None]
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """Bits per weight (of the file) against held-out perplexity, logarithmic."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lines: dict[str, list[tuple[float, float]]] = {}
+    done = [row for row in result["rows"] if row["status"] == "done" and row["ppl"] is not None]
+    for members in groups(done):
+        point = (
+            statistics.mean(_numbers(members, "bits_per_weight")),
+            statistics.mean(_numbers(members, "ppl")),
+        )
+        lines.setdefault(members[0]["method"], []).append(point)
+    for method, points in lines.items():
+        if method == "dense":
+            axes.axhline(points[0][1], color="0.4", linestyle="--", label=NAMES[method])
+        else:
+            x, y = zip(*sorted(points), strict=True)
+            thick = 2.5 if method == "edkm" else 1.2
+            axes.plot(x, y, marker="o", linewidth=thick, label=NAMES[method])
+    axes.set_yscale("log")
+    axes.set_xlabel("bits per weight, of the whole file")
+    axes.set_ylabel("held-out perplexity")
+    axes.set_title(f"{Path(result['settings']['model']).name}: smaller and lower is better")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def write(result: dict[str, Any], folder: Path) -> None:
+    """``table.md`` and ``picture.png`` in ``folder``."""
+    (folder / "table.md").write_text(table(result), encoding="utf-8")
+    picture(result, folder / "picture.png")
