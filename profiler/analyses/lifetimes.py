@@ -45,6 +45,7 @@ class Lives:
 
     def __init__(self, step: StepRows) -> None:
         self.step = step
+        self._known: dict[tuple[frozenset[int], tuple[str, ...]], tuple[list[Life], int]] = {}
         self._saves: dict[int, list[Row]] = {}
         for save in step.saves:
             if save["action"] == "kept" and not save["of_param"]:
@@ -62,8 +63,17 @@ class Lives:
     ) -> tuple[list[Life], int]:
         """The lives, and the bytes that saves keep on the device at the end of forward.
 
-        offloaded: save_ids that leave the device; checkpointed: patterns of modules.
+        offloaded: save_ids that leave the device; checkpointed: patterns of modules. Scenarios that
+        differ on the host only have the same answer, which is worked out once.
         """
+        asked = frozenset(offloaded), checkpointed
+        if asked not in self._known:
+            self._known[asked] = self._changed(offloaded, checkpointed)
+        return self._known[asked]
+
+    def _changed(
+        self, offloaded: set[int], checkpointed: tuple[str, ...]
+    ) -> tuple[list[Life], int]:
         calls = _calls(self.step.saves, checkpointed)
         for call in set(calls.values()):
             self._widen(call)
