@@ -1,7 +1,8 @@
 """Our own rows: eDKM, and the dense model tuned as long, both by ``edkm.train``.
 
 Contract: ``steps`` x ``batch`` sequences of the training text, as every trained method sees.
-The eDKM row uses the preset that the job names, with the job's bits, steps, batch and seed.
+The eDKM row uses the preset that the job names, with the job's bits, steps,
+batch, rate and seed.
 Boundary: recipes are ``edkm.train``'s.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edkm.baselines.job import Job
-from edkm.train.config import PRESETS, TrainConfig, with_preset
+from edkm.train.config import TrainConfig, with_preset
 from edkm.train.job import run
 
 
@@ -23,10 +24,7 @@ def dense(job: Job) -> Path:
 def edkm(job: Job) -> Path:
     """eDKM (arXiv 2309.00964)."""
     settings = {**_shared(job), "bits": job.bits, "embedding_bits": job.embedding_bits}
-    if "learning_rate" not in PRESETS.get(job.preset, {}):
-        settings["learning_rate"] = job.learning_rate
-    else:
-        del settings["learning_rate"]
+    settings["learning_rate"] = job.learning_rate
     return _tune(with_preset(job.preset, settings))
 
 

@@ -51,7 +51,7 @@ class Job:
     sequence: int = 256  # tokens
     learning_rate: float = 3e-4  # peak, of methods that train quantized or clustered weights
     dense_rate: float = 1e-4  # peak, of the dense model tuned as long
-    preset: str = "default"  # edkm.train's preset for the eDKM row
+    preset: str = "quality"  # edkm.train's preset for the eDKM row
     tasks: Path | None = None  # folder of local rows for lm-eval; None: no tasks
     seed: int = 0  # of the calibration rows, the order of batches, the start of k-means
 

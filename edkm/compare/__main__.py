@@ -45,7 +45,7 @@ def main(
     sequence: Annotated[int, typer.Option(help="tokens")] = 256,
     learning_rate: Annotated[float, typer.Option("--lr", help="of trained methods")] = 3e-4,
     dense_rate: Annotated[float, typer.Option("--dense-lr", help="of the dense row")] = 1e-4,
-    preset: Annotated[str, typer.Option(help="edkm.train's, for the eDKM row")] = "default",
+    preset: Annotated[str, typer.Option(help="edkm.train's, for the eDKM row")] = "quality",
     tasks: Annotated[Path | None, typer.Option(help="folder of local rows for lm-eval")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print comparison.json")] = False,
 ) -> None:

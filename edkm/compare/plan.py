@@ -39,7 +39,7 @@ class Settings:
     sequence: int = 256
     learning_rate: float = 3e-4
     dense_rate: float = 1e-4
-    preset: str = "default"
+    preset: str = "quality"
     tasks: Path | None = None
 
     def __post_init__(self) -> None:
