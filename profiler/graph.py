@@ -9,11 +9,13 @@ Boundary: reads no saved tensor (that would unpack it) and keeps no node.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 import torch
+
+from profiler.events import Save
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +69,7 @@ def walk(
         nodes.name.append(_plain(node.name()))
         nodes.module.append("" if leaf is None else name_of(leaf))
         shape, dtype = _output(node) if leaf is None else (leaf.shape, leaf.dtype)
-        nodes.shape.append(shape)
+        nodes.shape.append(_numbers(shape))
         nodes.dtype.append(dtype_name(dtype))
         for parent, output in node.next_functions:
             if parent is not None:
@@ -81,22 +83,48 @@ def walk(
     return nodes, edges
 
 
+def join(nodes: Nodes, rows: Iterable[Save], modules: Mapping[int, str]) -> dict[str, list[Any]]:
+    """The columns of the nodes with what they saved; the rows get the names of their nodes.
+
+    modules: the module of each sequence number; leaves keep their parameter's name.
+    """
+    place = {number: index for index, number in enumerate(nodes.seq)}
+    saved, unique = [0] * len(place), [0] * len(place)
+    seen: set[tuple[int, int]] = set()
+    for row in rows:
+        at = place.get(row.node_seq) if row.node_seq is not None else None
+        if at is None:
+            continue
+        row.op = nodes.name[at]  # written when the save is unpacked, or at the end of the step
+        saved[at] += row.logical_bytes
+        if (at, row.storage_id) not in seen:
+            seen.add((at, row.storage_id))
+            unique[at] += row.storage_bytes
+    owners = [
+        leaf or modules.get(number, "")
+        for number, leaf in zip(nodes.seq, nodes.module, strict=True)
+    ]
+    sums = {"saved_bytes": saved, "saved_unique_bytes": unique}
+    return {**nodes._asdict(), "module": owners, **sums}
+
+
 def names_of(roots: Iterable[Any]) -> dict[int, str]:
     """Names of the nodes reachable from `roots`, by sequence number."""
     nodes, _ = walk(roots)
     return dict(zip(nodes.seq, nodes.name, strict=True))
 
 
-def _output(node: Any) -> tuple[Sequence[int], Any]:
+def _output(node: Any) -> tuple[Sequence[Any], Any]:
     """Shape and type of a node's first output."""
     metadata = getattr(node, "_input_metadata", None)
-    if not metadata:
-        return (), ""
-    first = metadata[0]
+    return (metadata[0].shape, metadata[0].dtype) if metadata else ((), "")
+
+
+def _numbers(shape: Iterable[Any]) -> tuple[int, ...]:
     try:
-        return tuple(map(int, first.shape)), first.dtype
-    except (RuntimeError, TypeError):  # nested and symbolic shapes have no numbers
-        return (), first.dtype
+        return tuple(map(int, shape))
+    except (AttributeError, RuntimeError, TypeError):  # nested and symbolic sizes are no numbers
+        return ()
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from profiler.graph import dtype_name
 from profiler.hooks import KeptTensor, Pack, Unpack
 from profiler.packed import Copies, HostCopy, describe
 from profiler.recompute import name_recomputed
-from profiler.storages import LiveStorage, StorageTable, is_parameter
+from profiler.storages import LiveStorage, StorageTable, has_storage, is_parameter
 
 _sequence_number = torch._C._autograd._get_sequence_nr
 
@@ -100,7 +100,7 @@ class Recorder:
         copies = self._copies_of(owner)
 
         def traced_pack(tensor: Tensor) -> Any:
-            if self.paused:
+            if self.paused or not has_storage(tensor):
                 return pack(tensor)
             sequence = _sequence_number() - 1
             start = time.perf_counter_ns()
@@ -185,7 +185,6 @@ class Recorder:
     ) -> events.Save:
         node = tensor.grad_fn
         producer = None if node is None else node._sequence_nr()
-        strided = tensor.layout is torch.strided
         storage = live.row
         return events.Save(
             save_id=next(self._ids),
@@ -198,8 +197,8 @@ class Recorder:
             stack_id=None if self._stacks is None else self._stacks.here(3, running),
             shape=list(tensor.shape),
             dtype=dtype_name(tensor.dtype),
-            stride=list(tensor.stride()) if strided else [],
-            storage_offset=int(tensor.storage_offset()) if strided else 0,
+            stride=list(tensor.stride()),
+            storage_offset=int(tensor.storage_offset()),
             device=storage.device,
             storage_id=storage.storage_id,
             logical_bytes=tensor.nbytes,

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, UntypedStorage, nn
 
 from profiler import events
@@ -138,6 +139,11 @@ class StorageTable:
         self._totals[self._category(live)] -= live.row.bytes
         self.total_bytes -= live.row.bytes
         self._write(live.row)
+
+
+def has_storage(tensor: Tensor) -> bool:
+    """Whether the tensor is elements in one storage: not sparse, opaque or nested."""
+    return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def is_parameter(tensor: Tensor) -> bool:

@@ -17,7 +17,7 @@ from profiler import events
 from profiler.attribution import ModuleTracker
 from profiler.hooks import KeptTensor, Pack, Unpack
 from profiler.packed import tensors_in
-from profiler.storages import is_parameter
+from profiler.storages import has_storage, is_parameter
 
 # By address: a weak reference that tells whether it is still that storage; parameter or not.
 _Seen = dict[int, tuple[weakref.ref[UntypedStorage], bool]]
@@ -46,7 +46,7 @@ class SummaryRecorder:
 
         def counted_pack(tensor: Tensor) -> Any:
             packed = pack(tensor)
-            if not self.paused:
+            if not self.paused and has_storage(tensor):
                 self._count(tensor, packed)
             return packed
 

@@ -25,7 +25,7 @@ from profiler.attribution import ModuleTracker, StackTable, module_of_nodes
 from profiler.hooks import Pack, Unpack, listening
 from profiler.memory import MemorySampler
 from profiler.recorder import Recorder
-from profiler.storages import StorageTable
+from profiler.storages import StorageTable, has_storage
 from profiler.store import RunWriter
 from profiler.summary import SummaryRecorder
 
@@ -117,7 +117,8 @@ class Tracer:
             full = f"{prefix}.{name}" if prefix else name
             module = full.rpartition(".")[0]
             self._names[id(parameter)] = (weakref.ref(parameter), full)
-            self._storages.see_resident(parameter, "param", module=module)
+            if has_storage(parameter):
+                self._storages.see_resident(parameter, "param", module=module)
             if parameter.requires_grad and self.level != "summary":
                 arrived = functools.partial(self._gradient_arrived, module)
                 hook = parameter.register_post_accumulate_grad_hook(arrived)
@@ -211,7 +212,7 @@ class Tracer:
             self._states[optimizer] = len(optimizer.state)
             for state in optimizer.state.values():
                 for value in state.values():
-                    if isinstance(value, torch.Tensor):
+                    if isinstance(value, torch.Tensor) and has_storage(value):
                         self._storages.see_resident(value, "optimizer")
         self._enter_phase("forward")
         if not self._named_steps:
@@ -219,7 +220,7 @@ class Tracer:
             self._begin_step("")
 
     def _gradient_arrived(self, module: str, parameter: torch.Tensor) -> None:
-        if parameter.grad is not None:
+        if parameter.grad is not None and has_storage(parameter.grad):
             self._storages.see_resident(parameter.grad, "grad", module=module)
 
     def _make_recorder(self, stacks: bool) -> Recorder | SummaryRecorder:
@@ -269,25 +270,8 @@ class Tracer:
     def _record_graph(self, roots: Sequence[Any], recorder: Recorder) -> None:
         """Write the graph below `roots`, and tell its saves the name of their node."""
         nodes, edges = graph.walk(roots, self._name_of_parameter)
-        place = {number: index for index, number in enumerate(nodes.seq)}
-        saved, unique = [0] * len(place), [0] * len(place)
-        seen: set[tuple[int, int]] = set()
-        for row in recorder.take_rows():
-            at = place.get(row.node_seq) if row.node_seq is not None else None
-            if at is None:
-                continue
-            row.op = nodes.name[at]  # written when the save is unpacked, or at the end of the step
-            saved[at] += row.logical_bytes
-            if (at, row.storage_id) not in seen:
-                seen.add((at, row.storage_id))
-                unique[at] += row.storage_bytes
         modules = module_of_nodes(self._modules.take_spans())
-        owners = [
-            leaf or modules.get(number, "")
-            for number, leaf in zip(nodes.seq, nodes.module, strict=True)
-        ]
-        columns = {**nodes._asdict(), "module": owners}
-        columns |= {"saved_bytes": saved, "saved_unique_bytes": unique}
+        columns = graph.join(nodes, recorder.take_rows(), modules)
         for table, found in (("nodes", columns), ("edges", edges._asdict())):
             count = len(next(iter(found.values())))
             if count:

@@ -172,6 +172,29 @@ def test_a_compiled_model_runs_as_without_the_tracer(tmp_path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, traced, strict=True))
 
 
+@pytest.mark.parametrize("level", ["summary", "full", "values"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch: sparse and nested tensors are in beta
+def test_tensors_without_a_storage_pass_through(tmp_path, level) -> None:
+    weight = torch.randn(4, 4, requires_grad=True)
+    table = nn.Embedding(8, 4, sparse=True)
+    parts = [torch.randn(2, 4), torch.randn(3, 4)]
+
+    def work() -> list[torch.Tensor]:
+        weight.grad = table.weight.grad = None
+        sparse = torch.sparse.mm(torch.eye(4).to_sparse(), weight).exp().sum()
+        ragged = torch.nested.nested_tensor(parts, layout=torch.jagged) @ weight
+        looked_up = table(torch.tensor([1, 2, 1])).square().sum()
+        (sparse + ragged.exp().values().sum() + looked_up).backward()
+        return [weight.grad, table.weight.grad.to_dense()]
+
+    plain = work()
+    with Tracer(tmp_path / "run", model=table, level=level) as tracer, tracer.step():
+        traced = work()
+    assert all(torch.equal(a, b) for a, b in zip(plain, traced, strict=True))
+    with open_run(tmp_path / "run") as run:
+        assert run.note is None
+
+
 def test_a_write_in_place_raises_as_without_the_tracer(tmp_path) -> None:
     def work() -> None:
         x = torch.ones(3, requires_grad=True)
