@@ -62,7 +62,9 @@ def overlap_words(found: Lanes) -> str:
     """How much of the step was copying, and how much of that was hidden."""
     if not found.lanes:
         return "Nothing was copied in this step."
-    share = f"Copies were under way for {100 * found.copying_share:.0f} % of the step"
+    percent = 100 * found.copying_share
+    part = f"{percent:.0f} %" if percent >= 1 else "less than 1 %"
+    share = f"Copies were under way for {part} of the step"
     if found.hidden is None:
         return (
             f"{share}, by the host's clock. How much of that hid behind computing is not known: "

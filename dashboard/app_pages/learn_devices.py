@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts.copies import copy_chart
+from dashboard.charts.copies import copy_chart, copy_records
 from dashboard.frame import ground
 from dashboard.lessons.devices import PROGRAMS, SIDE, Copies, copies, sent_to_host
+from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from dashboard.tables import counted, mib_columns, mib_value
 from profiler.analyses.duplicates import duplicates
@@ -78,6 +79,7 @@ def _answer(name: str, hops: int, guess: int) -> None:
     st.altair_chart(
         copy_chart(ways, ground()), key="copies", alt="Copies on the host per piece of memory"
     )
+    offer_data("copies", lambda: copy_records(ways))
     if plain.exact and marshaled.exact:
         st.caption("The gradients of both runs are equal to those of plain autograd, bit by bit.")
     else:

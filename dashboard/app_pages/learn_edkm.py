@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts.held import held_chart
+from dashboard.charts.held import held_chart, held_records
 from dashboard.frame import ground
 from dashboard.lessons.clustering import (
     CLUSTERS,
@@ -18,6 +18,7 @@ from dashboard.lessons.clustering import (
     compare,
     held_for_backward,
 )
+from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_ablation, own_run, verdict
 from dashboard.tables import mib_columns, mib_value
 from dashboard.theme import in_order
@@ -85,6 +86,7 @@ def _answer(found: Comparison, guess: int) -> None:
     st.altair_chart(
         held_chart(found, ground()), key="held", alt="Bytes kept for backward per optimization"
     )
+    offer_data("held", lambda: held_records(found))
     st.write(
         f"Of {found.side * found.side:,} weights only {found.distinct:,} are distinct: tables "
         "hardly grow with the weight, maps do. Move the slider, and see which bars grow."

@@ -11,9 +11,10 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.charts.pulls import GROUP_WORDS, curve_chart, pull_chart
+from dashboard.charts.pulls import GROUP_WORDS, curve_chart, pull_chart, pull_records
 from dashboard.frame import ground
 from dashboard.lessons.kmeans import FELT, Clustered, clustered, gradient_through
+from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_ablation, own_run, verdict
 from dashboard.words import literal
 from profiler.reports.units import format_error
@@ -84,6 +85,7 @@ def _answer(found: Clustered, guess: str) -> None:
     st.altair_chart(
         pull_chart(found, ground()), key="pulls", alt="The gradient that every weight gets"
     )
+    offer_data("gradients", lambda: pull_records(found))
 
 
 def _shares(found: Clustered) -> list[tuple[str, float]]:

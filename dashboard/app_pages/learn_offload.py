@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts.lanes import Piece, Stretch, lane_chart
+from dashboard.charts.lanes import Piece, Stretch, lane_chart, lane_records
 from dashboard.frame import ground
 from dashboard.lessons.bus import BACK, COMPUTE, TO_HOST, Machine, SimulatedStep, simulate
 from dashboard.lessons.offloading import LAYERS, Offloaded, measure, run_offloaded
 from dashboard.overlap import overlap_words
+from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from dashboard.theme import category_colour
 from profiler.analyses.lanes import lanes
@@ -88,10 +89,12 @@ def _answer(width: int, machine: Machine, guess: str) -> None:
         "Three streams of the simulated machine, forward and then backward; each piece is one "
         "layer. A gap in the first line is the device waiting for the bus."
     )
+    pieces = _pieces(ran, step)
     st.altair_chart(
-        lane_chart(_pieces(ran, step), _stretches(step), COLOURS, ground()), key="lanes",
+        lane_chart(pieces, _stretches(step), COLOURS, ground()), key="lanes",
         alt="Computing and copying over simulated time",
     )  # fmt: skip
+    offer_data("simulated-seconds", lambda: lane_records(pieces, 1.0))
     if ran.exact:
         st.caption("The gradients are equal to those without offloading, bit by bit.")
     else:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts.lessons import OWNER_WORDS, kept_chart
+from dashboard.charts.lessons import OWNER_WORDS, kept_chart, kept_records
 from dashboard.frame import ground
 from dashboard.lessons.saves import OPERATIONS, WIDTH, Kept, Operation, measure_all, saved_by
+from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from dashboard.tables import mib_columns, mib_value, short_op
 from profiler.analyses.places import operations
@@ -72,6 +73,7 @@ def _chart(found: list[Kept], code: str) -> None:
         kept_chart(found, code, ground()), key="kept",
         alt="Bytes that autograd keeps per operation, by whose storage they are",
     )  # fmt: skip
+    offer_data("kept", lambda: kept_records(found, code))
 
 
 def _own_run() -> None:

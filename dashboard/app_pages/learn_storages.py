@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts.lessons import line_chart
+from dashboard.charts.lessons import line_chart, line_records
 from dashboard.frame import ground
 from dashboard.lessons.storages import SECONDS, Line, bytes_of, table_1
+from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from profiler.analyses.duplicates import duplicates
 from profiler.reports.units import MIB, format_bytes
@@ -70,6 +71,7 @@ def _ask(lines: list[Line], side: int, second: str) -> None:
     st.altair_chart(
         line_chart(lines, ground()), key="lines", alt="Bytes held after each line, by place"
     )
+    offer_data("lines", lambda: line_records(lines))
     _paper(side, second)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts.lanes import lane_chart
+from dashboard.charts.lanes import lane_chart, lane_records
 from dashboard.charts.sankey import ACTION_WORDS, sankey_height, sankey_option, stream_records
 from dashboard.frame import View, explore, ground, pick_rank
 from dashboard.overlap import lane_colours, lane_pieces, lane_stretches, overlap_words
@@ -116,10 +116,12 @@ def _lanes(view: View) -> None:
     if not found.lanes:
         return
     st.write("One line per stream, over the time of the step; a piece is copies in a row.")
+    pieces = lane_pieces(found)
     st.altair_chart(
-        lane_chart(lane_pieces(found), lane_stretches(found), lane_colours(found), ground()),
+        lane_chart(pieces, lane_stretches(found), lane_colours(found), ground()),
         key="lanes", alt="Copies over the time of the step",
     )  # fmt: skip
+    offer_data("copies-in-seconds", lambda: lane_records(pieces, 1.0))
     if found.hidden is None:
         st.caption(
             "Missing: events of the device around every copy and every operation. The lesson on "

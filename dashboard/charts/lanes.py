@@ -7,6 +7,7 @@ Boundary: Altair only; knows nothing of devices or layers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,8 @@ def lane_chart(
         axis=alt.Axis(title=unit, grid=False),
     )
     bars = (
-        alt.Chart(alt.InlineData(values=lane_records(pieces, scale)))
-        .mark_bar(stroke=ink(ground), strokeWidth=0.4, strokeOpacity=0.5)
+        alt.Chart(alt.InlineData(values=_alternating(lane_records(pieces, scale))))
+        .mark_bar(strokeWidth=1)
         .encode(
             x=x, x2="end:Q",
             y=alt.Y(
@@ -81,6 +82,11 @@ def lane_chart(
             color=alt.Color(
                 "lane:N", scale=alt.Scale(domain=lanes, range=list(colours.values())), legend=None
             ),
+            # a thin piece is its outline, in its own colour
+            stroke=alt.Stroke(
+                "lane:N", scale=alt.Scale(domain=lanes, range=list(colours.values())), legend=None
+            ),
+            opacity=alt.Opacity("strength:Q", scale=None),
             tooltip=[
                 alt.Tooltip("lane:N", title="stream"), alt.Tooltip("about:N", title="what"),
                 alt.Tooltip("start:Q", title=f"from, {unit}", format=".4~g"),
@@ -93,20 +99,40 @@ def lane_chart(
     )
 
 
+def _alternating(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours of a lane in two strengths, so that they are told apart."""
+    seen: Counter[str] = Counter()
+    found = []
+    for record in records:
+        found.append({**record, "strength": 0.7 if seen[record["lane"]] % 2 else 1.0})
+        seen[record["lane"]] += 1
+    return found
+
+
 def _stretches(
     stretches: Sequence[Stretch], scale: float, x: alt.X, ground: Ground
 ) -> list[alt.Chart]:
+    last = max((each.end for each in stretches), default=0.0)
     records = [
-        {"name": each.name, "start": each.start * scale, "end": each.end * scale, "odd": i % 2}
+        {"name": each.name, "start": each.start * scale, "end": each.end * scale, "odd": i % 2,
+         "late": each.start > 0.75 * last}
         for i, each in enumerate(stretches)
-    ]
+    ]  # fmt: skip
     base = alt.Chart(alt.InlineData(values=records)).encode(x=x)
     shades = (
         base.transform_filter(alt.datum.odd == 1)
         .mark_rect(color=ink(ground), opacity=0.07)
         .encode(x2="end:Q")
     )
-    names = base.mark_text(
-        align="left", baseline="bottom", dx=3, fontSize=12, color=ink(ground)
-    ).encode(y=alt.value(-3), text="name:N")
-    return [shades, names]
+    above: dict[str, Any] = {"baseline": "bottom", "fontSize": 12, "color": ink(ground)}
+    early = (
+        base.transform_filter(~alt.datum.late)
+        .mark_text(align="left", dx=3, **above)
+        .encode(y=alt.value(-3), text="name:N")
+    )
+    late = (  # it would reach beyond the chart
+        base.transform_filter(alt.datum.late)
+        .mark_text(align="right", **above)
+        .encode(x=alt.X("end:Q"), y=alt.value(-3), text="name:N")
+    )
+    return [shades, early, late]

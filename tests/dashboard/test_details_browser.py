@@ -41,8 +41,9 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-@pytest.fixture(params=WIDTHS, ids=["1280-light", "1920-dark"])
+@pytest.fixture(scope="module", params=WIDTHS, ids=["1280-light", "1920-dark"])
 def page(request: pytest.FixtureRequest, browser: Browser, traced: str) -> Iterator[Page]:
+    """One visit for all tests of a width; each goes to a page of its own."""
     width, scheme = request.param
     with quiet_page(browser, traced, width, scheme) as page:
         page.goto(f"{traced}/?run=script&step=1")

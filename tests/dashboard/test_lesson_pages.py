@@ -159,3 +159,12 @@ def test_weights_and_rows_are_drawn_as_computed(ground: Any) -> None:
         "2 MiB, all", "1 MiB, 2.0x less", "4 MiB, 2.0x more",
     ]  # fmt: skip
     alt.Chart.from_dict(held_chart(rows, ground).to_dict())
+
+
+def test_neighbouring_pieces_and_late_names_are_told_apart() -> None:
+    pieces = [Piece(lane=lane, start=i, end=i + 1, about="") for i in range(2) for lane in "ab"]
+    stretches = [Stretch(name="early", start=0, end=9), Stretch(name="late", start=9, end=10)]
+    drawn = lane_chart(pieces, stretches, {"a": "#123456", "b": "#654321"}, "light").to_dict()
+    names, bars = (drawn["datasets"][drawn["layer"][i]["data"]["name"]] for i in (0, -1))
+    assert [record["strength"] for record in bars] == [1.0, 1.0, 0.7, 0.7]
+    assert [record["late"] for record in names] == [False, True]
