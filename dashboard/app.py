@@ -11,6 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
+# Wholly, before any chart: Altair looks into it, and must not find what another tab's thread has
+# imported half.
+import pandas  # noqa: F401
 import streamlit as st
 
 from dashboard.data import runs_folder
