@@ -1,8 +1,8 @@
 """The passes as compiled CPU loops (numba), one thread a share of the weights.
 
 Contract: ``edkm.dkm.kernels.choice.Passes``; as many threads as torch uses. The loops release
-the interpreter lock and run in ordinary Python threads, because numba's own thread pools abort
-the process when two threads enter them, or after a fork.
+the interpreter lock and run in torch's own threads (``edkm.dkm.kernels.team``); numba's pools
+abort the process when two threads enter them, or after a fork.
 Measured against the torch operations at 16.7 M bfloat16 weights on two cores: histogram 2.5
 against 7.5 ms, look-up 2.4 against 23 ms (without first touching the result's memory). Four
 weights are read as one word, which takes a quarter off the histogram and the look-up; gathering
@@ -14,10 +14,8 @@ Boundary: little-endian machines.
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -29,6 +27,7 @@ from jaxtyping import Float, Int64, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edkm.dkm.kernels.team import share
 from edkm.dkm.patterns import PATTERNS
 
 if sys.byteorder != "little":
@@ -129,29 +128,15 @@ def _float16_values() -> NDArray[Any]:
 def _share_out(work: Callable[[slice], Any], size: int, *, pieces: int = 4) -> list[Any]:
     """``work`` on equal consecutive parts of ``range(size)``, results in order.
 
-    The other threads begin at the front, this one at the end, where it takes back what nobody
-    has begun: a thread that gets no core, because torch's own wait for work in a loop for some
-    milliseconds after each operation, holds up nothing. The parts, ``pieces`` a thread, depend
-    on the size and the number of threads alone, and so do sums.
+    The parts, ``pieces`` a thread, depend on the size and the number of threads alone, and so do
+    sums.
     """
     threads = max(1, min(torch.get_num_threads(), size // _SHARE))
     if threads == 1:
         return [work(slice(0, size))]
     count = threads * max(1, min(pieces, size // (threads * _SHARE)))
     edges = [size * part // count for part in range(count + 1)]
-    parts = [slice(low, high) for low, high in pairwise(edges)]
-    begun = [_pool(os.getpid(), threads - 1).submit(work, part) for part in parts]
-    results = [
-        work(part) if other.cancel() else other.result()
-        for part, other in zip(reversed(parts), reversed(begun), strict=True)
-    ]
-    return results[::-1]
-
-
-@lru_cache(maxsize=2)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads kept for the next pass; a forked process makes its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="edkm-pass")
+    return share(work, [slice(low, high) for low, high in pairwise(edges)], threads)
 
 
 def _sum(parts: list[NDArray[Any]]) -> NDArray[Any]:
