@@ -156,19 +156,6 @@ def test_a_box_of_the_graph_shows_what_it_saves(explorer: Page) -> None:
     expect(heading).not_to_have_text(before)
 
 
-def test_a_span_of_the_timeline_fills_the_table(explorer: Page) -> None:
-    _open(explorer, "Timeline")
-    canvas = explorer.get_by_test_id("stVegaLiteChart").locator("canvas, svg").first
-    box = canvas.bounding_box()
-    assert box is not None
-    y = box["y"] + box["height"] / 2
-    explorer.mouse.move(box["x"] + box["width"] * 0.7, y)
-    explorer.mouse.down()
-    explorer.mouse.move(box["x"] + box["width"] * 0.9, y, steps=5)
-    explorer.mouse.up()
-    expect(explorer.get_by_role("heading", name="of the span")).to_be_visible()
-
-
 def test_traffic_turns_around(explorer: Page, traced: str) -> None:
     explorer.goto(f"{traced}/?run=script&step=1")
     _open(explorer, "Traffic")
