@@ -2,7 +2,7 @@
 
 Contract: one small weight is clustered now, by `edkm.dkm`, with the settings of the sliders; they
 are in the URL.
-Boundary: no computing here; the clustering is dashboard.experiments.clustering.
+Boundary: no computing here; the clustering is dashboard.lessons.centroids.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dashboard.charts.clustering import (
     paths_chart,
     weight_records,
 )
-from dashboard.experiments.clustering import COLUMNS, ROWS, SHAPES, Clustered, cluster
 from dashboard.frame import ground
+from dashboard.lessons.centroids import COLUMNS, ROWS, SHAPES, Clustered, cluster
 from dashboard.panels.download import offer_data
 from dashboard.panels.metrics import metric_grid
 

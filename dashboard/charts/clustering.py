@@ -1,7 +1,7 @@
 """Soft k-means in pictures: weights and where their centroids go, and who belongs to whom.
 
 Contract: the three charts share the axis of weight values; nothing is drawn that was not computed.
-Boundary: Altair only; the clustering is dashboard.experiments.clustering's.
+Boundary: Altair only; the clustering is dashboard.lessons.centroids's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 
 from dashboard.charts.frame import Layered
-from dashboard.experiments.clustering import Clustered
+from dashboard.lessons.centroids import Clustered
 from dashboard.theme import Ground, ink, surface
 from profiler.reports.theme import BLUE, ORANGE, VERMILION
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 import profiler
 from dashboard.bundled import RECORDED
@@ -22,10 +18,9 @@ from profiler.analyses.levers import combinations
 from profiler.analyses.whatif import Scenario, what_if
 from profiler.reports.ablation_view import view
 from profiler.reports.units import format_bytes, format_mib
+from tests.dashboard.opening import metric, opened, words
 from tests.dashboard.runs import write_ablation
 from tests.profiler.reports import samples
-
-APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 
 
 @pytest.fixture
@@ -33,28 +28,6 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "runs"
     folder.mkdir()
     return folder
-
-
-def opened(
-    root: Path, page: str, monkeypatch: pytest.MonkeyPatch, *options: str, **query: str
-) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(root), *options])
-    app = AppTest.from_file(str(APP), default_timeout=120)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    app.switch_page(f"app_pages/{page}.py").run()
-    assert not app.exception, [each.value for each in app.exception]
-    return app
-
-
-def words(app: AppTest) -> str:
-    parts = [*app.markdown, *app.warning, *app.info, *app.error, *app.caption, *app.success]
-    return re.sub(r"\\(.)", r"\1", "\n".join(str(part.value) for part in parts))
-
-
-def metric(app: AppTest, label: str) -> Any:
-    return next(each for each in app.metric if each.label == label)
 
 
 def test_an_empty_folder_shows_what_came_along(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from dashboard.charts.clustering import (
     weight_records,
 )
 from dashboard.charts.quality import axes, quality_chart, quality_records
-from dashboard.experiments.clustering import SHAPES, attention, cluster, weight_of
+from dashboard.lessons.centroids import SHAPES, attention, cluster, weight_of
 from dashboard.quality import Quality, find_results
 from dashboard.theme import METHOD_COLOURS, method_colour
 from edkm.dkm import default_tau, dense_dkm, initial_centroids

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,10 @@ from streamlit.testing.v1 import AppTest
 from profiler.analyses import duplicates, ledger, traffic
 from profiler.query import open_run
 from profiler.reports.units import NOTHING, format_mib
+from tests.dashboard import opening
+from tests.dashboard.opening import APP, words
 from tests.dashboard.runs import write_run
 
-APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 PAGES = sorted(path.stem for path in (APP.parent / "app_pages").glob("[a-z]*.py"))
 EXPLORE = [
     name
@@ -26,23 +25,12 @@ EXPLORE = [
 
 
 def opened(root: Path, page: str, monkeypatch: pytest.MonkeyPatch, **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", "--no-bundled", "--runs", str(root)])
-    app = AppTest.from_file(str(APP), default_timeout=120)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    app.switch_page(f"app_pages/{page}.py").run()
-    assert not app.exception, [each.value for each in app.exception]
-    return app
-
-
-def words(app: AppTest) -> str:
-    parts = [*app.markdown, *app.warning, *app.info, *app.error, *app.caption, *app.success]
-    return re.sub(r"\\(.)", r"\1", "\n".join(str(part.value) for part in parts))
+    return opening.opened(root, page, monkeypatch, "--no-bundled", **query)
 
 
 def metric(app: AppTest, label: str) -> str:
-    return next(each.value for each in app.metric if each.label == label)
+    value: str = opening.metric(app, label).value
+    return value
 
 
 @pytest.mark.parametrize("page", PAGES)

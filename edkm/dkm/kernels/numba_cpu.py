@@ -3,11 +3,8 @@
 Contract: ``edkm.dkm.kernels.choice.Passes``; as many threads as torch uses. The loops release
 the interpreter lock and run in torch's own threads (``edkm.dkm.kernels.team``); numba's pools
 abort the process when two threads enter them, or after a fork.
-Measured against the torch operations at 16.7 M bfloat16 weights on two cores: histogram 2.5
-against 7.5 ms, look-up 2.4 against 23 ms (without first touching the result's memory). Four
-weights are read as one word, which takes a quarter off the histogram and the look-up; gathering
-a block of table entries first leaves arithmetic that compiles to vectors, and takes 40 % off the
-gradient.
+Four weights are read as one word; gathering a block of table entries first leaves arithmetic that
+compiles to vectors. `benchmarks/dkm.py --passes` measures each pass against a copy.
 Boundary: little-endian machines.
 """
 

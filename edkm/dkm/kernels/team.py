@@ -4,8 +4,7 @@ Contract: ``share(work, parts)`` gives ``[work(part) for part in parts]``, run b
 the calling thread where torch has one that can be reached, else by ordinary threads. ``work`` has
 to release the interpreter lock for its long part.
 Why torch's own: after each operation its threads wait for the next in a loop for some
-milliseconds, and any other thread has to fight them for a core. Measured on two cores, a step of
-a block of clustered layers took 1.40 times a plain one with threads of our own, 1.30 with these.
+milliseconds, and any other thread has to fight them for a core (`benchmarks/dkm.py --block`).
 Boundary: which thread does what; sizes of parts are the caller's.
 """
 
