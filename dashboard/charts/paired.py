@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 
 from dashboard.charts.frame import Layered
-from dashboard.charts.timeline import MOST_ROWS, area_records
+from dashboard.charts.timeline import MOST_ROWS, area_records, by_category
 from dashboard.theme import CATEGORY_NAMES, Ground, category_colour, ink
 from profiler.analyses.timeline import CATEGORIES, Timeline
 from profiler.reports.units import format_mib, mib
@@ -52,17 +52,7 @@ def paired_chart(seen: Timeline, sides: Mapping[str, Timeline], ground: Ground) 
                 axis=alt.Axis(title="MiB", tickCount=4),
                 scale=alt.Scale(domain=[0, top * 1.2 or 1.0], nice=False),
             ),
-            color=alt.Color(
-                "c:N",
-                scale=alt.Scale(domain=shown, range=[colours[name] for name in shown]),
-                legend=alt.Legend(title=None, orient="top", labelLimit=300, labelFontSize=13),
-            ),
-            order=alt.Order("o:Q"),
-            tooltip=[
-                alt.Tooltip("c:N", title="category"),
-                alt.Tooltip("m:Q", title="MiB", format=".4~g"),
-                alt.Tooltip("s:Q", title="seconds", format=".4~g"),
-            ],
+            **by_category(shown, colours),
         )
     )
     return alt.layer(areas, *_peak(seen, ground)).properties(height=250)

@@ -8,6 +8,7 @@ Boundary: Altair only; thinning is profiler.analyses.timeline's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,23 @@ def map_chart(seen: Timeline, ground: Ground) -> alt.Chart:
     return chart
 
 
+def by_category(shown: list[str], colours: Mapping[str, str]) -> dict[str, Any]:
+    """How areas are told apart: colour, order and what a pointer shows."""
+    return {
+        "color": alt.Color(
+            "c:N",
+            scale=alt.Scale(domain=shown, range=[colours[name] for name in shown]),
+            legend=alt.Legend(title=None, orient="top", labelLimit=300, labelFontSize=13),
+        ),
+        "order": alt.Order("o:Q"),
+        "tooltip": [
+            alt.Tooltip("c:N", title="category"),
+            alt.Tooltip("m:Q", title="MiB", format=".4~g"),
+            alt.Tooltip("s:Q", title="seconds", format=".4~g"),
+        ],
+    }
+
+
 def timeline_chart(seen: Timeline, ground: Ground, part: Part | None = None) -> Layered:
     """The areas with their bands, of the whole or of a part of it."""
     records = area_records(seen, part)
@@ -155,17 +173,7 @@ def timeline_chart(seen: Timeline, ground: Ground, part: Part | None = None) -> 
                 axis=alt.Axis(title="MiB"),
                 scale=alt.Scale(domain=[0, _top(seen)], nice=False),
             ),
-            color=alt.Color(
-                "c:N",
-                scale=alt.Scale(domain=shown, range=[colours[name] for name in shown]),
-                legend=alt.Legend(title=None, orient="top", labelLimit=300, labelFontSize=13),
-            ),
-            order=alt.Order("o:Q"),
-            tooltip=[
-                alt.Tooltip("c:N", title="category"),
-                alt.Tooltip("m:Q", title="MiB", format=".4~g"),
-                alt.Tooltip("s:Q", title="seconds", format=".4~g"),
-            ],
+            **by_category(shown, colours),
         )
     )
     layers = [
