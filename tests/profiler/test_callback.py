@@ -13,21 +13,16 @@ from torch import nn
 
 pytest.importorskip("transformers")
 
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from profiler import open_run
 from profiler.analyses import ledger
 from profiler.callback import TracingCallback
+from tests.tiny_llama import tiny_llama
 
 
 def train(folder: Path, *callbacks: TracingCallback, fail: bool = False, **settings: Any) -> Any:
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32,
-        )
-    )  # fmt: skip
+    model = tiny_llama(hidden_size=16, intermediate_size=32, tie_word_embeddings=False)
     rows = torch.randint(0, 64, (12, 16), generator=torch.Generator().manual_seed(1))
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=2, use_cpu=True, report_to=[],

@@ -11,27 +11,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("compressed_tensors")
 
-from edkm.baselines import Job  # noqa: E402  (needs transformers)
-from edkm.baselines.calibrated import check_groups  # noqa: E402
-from edkm.baselines.job import calibration_rows  # noqa: E402
-from edkm.baselines.packed import Integers, load, read_integers, write_integers  # noqa: E402
-from edkm.clustering import cluster  # noqa: E402
-from edkm.train.data import IGNORE  # noqa: E402
+from edkm.baselines import Job
+from edkm.baselines.calibrated import check_groups
+from edkm.baselines.job import calibration_rows
+from edkm.baselines.packed import Integers, load, read_integers, write_integers
+from edkm.clustering import cluster
+from edkm.train.data import IGNORE
+from tests.tiny_llama import tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers' libraries
 
 
 def llama(tie: bool = True) -> Any:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        tie_word_embeddings=tie, bos_token_id=1, eos_token_id=2, initializer_range=0.3,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    changes = {"intermediate_size": 64, "num_hidden_layers": 1, "initializer_range": 0.3}
+    return tiny_llama(tie_word_embeddings=tie, **changes).eval()
 
 
 class Anything:

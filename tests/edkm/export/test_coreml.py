@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import edkm
@@ -14,25 +13,17 @@ from edkm.export import save
 from edkm.export.__main__ import app
 from edkm.export.coreml import to_coreml
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("coremltools")
+
+from tests.tiny_llama import tiny_llama
+
 # coremltools says that it was not tested with this torch, and warns of its own deprecations
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def written(folder: Path, *, scaled: bool) -> Path:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    model = transformers.LlamaForCausalLM(config)
+    model = tiny_llama()
     edkm.cluster(model, bits=3, embedding_bits=6, row_scale=scaled)
     return save(model, folder)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,23 +13,7 @@ from edkm.export import bake, load, read_palettes, save, size_bound
 
 transformers = pytest.importorskip("transformers")
 
-
-def tiny_llama(*, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return transformers.LlamaForCausalLM(config).to(dtype)
-
+from tests.tiny_llama import tiny_llama  # noqa: E402  (needs transformers)
 
 IDS = torch.tensor([[1, 5, 9, 33, 60]])
 
@@ -40,7 +23,7 @@ IDS = torch.tensor([[1, 5, 9, 33, 60]])
 def test_a_folder_comes_back_as_eval_computed(
     tmp_path: Path, tied: bool, scaled: bool, dtype: torch.dtype
 ) -> None:
-    model = tiny_llama(tied=tied, dtype=dtype)
+    model = tiny_llama(tie_word_embeddings=tied).to(dtype)
     edkm.cluster(model, bits=3, embedding_bits=6, row_scale=scaled)
     expected = model.eval()(IDS).logits
     save(model, tmp_path / "m")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 transformers = pytest.importorskip("transformers")
+
+from tests.tiny_llama import tiny_llama  # noqa: E402  (needs transformers)
 
 WORDS = [
     *"the a cat dog sat ran on under mat tree and then it was very happy sad big small".split(),
@@ -34,20 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_llama(max_position_embeddings=128).save_pretrained(folder)
     return folder
 
 
