@@ -125,7 +125,8 @@ class Clustering:
             gaps.append(codebook.gap(weight))
             spread = float(codebook.centroids.max() - codebook.centroids.min())
             moved.append(codebook.moved / spread if spread else 0.0)
-            used.append(distinct_values(codebook, weight) / codebook.config.clusters)
+            centroids = codebook.centroids.shape[:-1].numel()
+            used.append(distinct_values(codebook, weight) / centroids)
         if not gaps:
             return {}
         return {
@@ -142,8 +143,11 @@ class Clustering:
 
 def distinct_values(codebook: Codebook, weight: Tensor) -> int:
     """How many centroids are nearest to at least one vector of ``weight``."""
-    counts = torch.bincount(hard_indices(codebook.units(weight), codebook.centroids))
-    return int((counts > 0).sum())
+    index = hard_indices(codebook.units(weight), codebook.centroids).view(codebook.groups, -1)
+    index = index + codebook.config.clusters * torch.arange(
+        codebook.groups, device=index.device
+    ).unsqueeze(1)
+    return int((torch.bincount(index.view(-1)) > 0).sum())
 
 
 def cluster(
@@ -160,6 +164,7 @@ def cluster(
     warm_start: bool = True,
     importance: bool = False,
     row_scale: bool = False,
+    group_size: int | None = None,
 ) -> Clustering:
     """Cluster the weights of ``model`` in place, so that any training loop tunes them clustered.
 
@@ -180,16 +185,21 @@ def cluster(
             meets, once ``edkm.compensate`` has measured it.
         row_scale: divide each row of a linear layer by its root mean square before it is clustered;
             costs 2 bytes a row in the file.
+        group_size: rows of a linear layer that share a codebook (1: one a channel); None: all of
+            them. Costs a table of ``2**bits`` values a group in the file.
 
     Returns:
         A handle on the clustered weights: metrics, temperature, palettes.
 
     Raises:
         ValueError: bits out of range, a pattern that matches nothing, a layer that cannot be
-            clustered, tied layers asked for different bits, or nothing to cluster.
+            clustered, tied layers asked for different bits, rows that ``group_size`` does not
+            divide, or nothing to cluster.
     """
     check_range("bits", bits, 1, 8, "an index is stored in at most one byte")
     check_range("embedding_bits", embedding_bits, 1, 8, "an index is stored in at most one byte")
+    if group_size is not None:
+        check_range("group_size", group_size, 1, None, "a group has at least one row")
     choices = select(
         model, bits, embedding_bits, include, exclude, dict(per_module or {}), conv=conv
     )
@@ -204,10 +214,28 @@ def cluster(
             warm_start=warm_start,
             inputs=choice.weight.shape[1] if linear and importance else 0,
             rows=choice.weight.shape[0] if linear and row_scale else 0,
+            groups=_groups(choice, group_size) if linear and group_size is not None else 1,
         )
         codebook.to(choice.weight.device).train(model.training)
         entries.append(_install(model, choice, codebook))
     return Clustering(model, entries)
+
+
+def _groups(choice: Choice, size: int) -> int:
+    """Codebooks of a weight whose groups have ``size`` rows."""
+    rows, width = choice.weight.shape
+    if rows % size:
+        raise ValueError(
+            f"layer {choice.names[0]!r} has {rows} rows, which group_size={size} does not divide; "
+            "give a divisor of the rows of every layer, or exclude this one"
+        )
+    if size * width < 1 << choice.bits:
+        raise ValueError(
+            f"layer {choice.names[0]!r} has {size * width} weights in a group of group_size={size} "
+            f"rows, fewer than the {1 << choice.bits} centroids of {choice.bits} bits; give larger "
+            "groups or fewer bits"
+        )
+    return rows // size
 
 
 def _is_linear(choice: Choice) -> bool:

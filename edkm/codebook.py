@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from edkm.dkm import DKM, DKMConfig, assign_hard, soft_hard_gap
+from edkm.dkm import DKM, DKMConfig, assign_hard, initial_centroids, soft_hard_gap
 from edkm.dkm.checks import check_choice
 from edkm.dkm.kernels import passes_for
 from edkm.dkm.patterns import PATTERNS, is_patterned, pattern_values
@@ -41,6 +41,9 @@ class Codebook(DKM):
     it is measured): k-means minimizes squared errors times the importance of their column.
     ``rows``: of the weight, each of which then has a ``scale`` (a buffer that ``start`` sets to the
     row's root mean square, rounded to bfloat16 as it is shipped): centroids are in its units.
+    ``groups``: equal blocks of the weight's rows, each of which then has centroids of its own:
+    ``centroids`` is ``[groups, k, 1]``. They share the temperature, so it suits groups of one
+    scale; ``rows`` makes it one.
     """
 
     importance: Tensor | None
@@ -54,11 +57,20 @@ class Codebook(DKM):
         warm_start: bool = True,
         inputs: int = 0,
         rows: int = 0,
+        groups: int = 1,
     ) -> None:
         super().__init__(config)
         check_choice("mode", mode, MODES)
         if mode == "straight" and self.config.dim != 1:
             raise ValueError("mode is 'straight' with dim above 1; it needs dim=1: use 'soft'")
+        if groups > 1 and self.config.dim != 1:
+            raise ValueError(
+                f"groups is {groups} with dim={self.config.dim}; groups of rows have scalar "
+                "codebooks: use dim=1"
+            )
+        self.groups = groups
+        if groups > 1:
+            self.centroids = self.centroids.repeat(groups, 1, 1)
         self.made: Mode = mode  # the mode a schedule returns to
         self.mode: Mode = mode
         self.warm_start = warm_start
@@ -72,8 +84,9 @@ class Codebook(DKM):
 
     @property
     def weighs(self) -> bool:
-        """Whether weights count differently or are scaled, so that DKM is ``edkm.weighted``'s."""
-        return self.importance is not None or self.scale is not None
+        """Whether weights count differently, are scaled, or have a codebook a group, so that DKM
+        is ``edkm.weighted``'s."""
+        return self.importance is not None or self.scale is not None or self.groups > 1
 
     def units(self, weight: Tensor) -> Tensor:
         """``weight`` over its rows' scales."""
@@ -104,9 +117,28 @@ class Codebook(DKM):
             size = weight.detach().float().square().mean(1).sqrt()
             size = torch.where(size > 0, size, 1.0)
             self.scale.copy_(size.bfloat16())
-        super().start(self.units(weight))
+        units = self.units(weight)
+        super().start(units)
+        if self.groups > 1:
+            self._start_groups(units.detach())
         if self.warm_start and self.config.dim == 1:
             self.refit(weight)
+
+    def _start_groups(self, units: Tensor) -> None:
+        """A start for each group, and a temperature by the spread within groups."""
+        config, blocks = self.config, units.reshape(self.groups, -1)
+        if not self.warm_start:
+            starts = [
+                initial_centroids(block, config.clusters, 1, config.init, config.seed)
+                for block in blocks
+            ]
+            self.centroids.copy_(torch.stack(starts))
+        if config.tau is None:
+            within = float(blocks.float().var(1, correction=0).mean())
+            whole = float(blocks.float().var(correction=0))
+            share = max(within / whole, 1e-6) if whole else 1.0
+            self.tau.mul_(share if config.distance == "squared" else share**0.5)
+            self._known_tau = float(self.tau)
 
     @torch.no_grad()
     def refit(self, weight: Tensor, rounds: int = 100) -> None:
@@ -187,7 +219,7 @@ class Codebook(DKM):
 def nearest(weight: Tensor, centroids: Tensor, scale: Tensor | None) -> Tensor:
     """``assign_hard``, of rows over their ``scale`` if there is one."""
     if scale is None:
-        tabled = is_patterned(weight.dtype) and centroids.shape[1] == 1
+        tabled = is_patterned(weight.dtype) and centroids.ndim == 2 and centroids.shape[1] == 1
         return (_by_table if tabled and weight.numel() > PATTERNS else assign_hard)(
             weight, centroids
         )

@@ -1,11 +1,13 @@
 """Hard one-dimensional k-means: to convergence for a start, one update for a training step.
 
 Contract: minimizes squared errors, each counted by the importance of the weight's column if there
-is one. Sums are float64; deterministic on the CPU.
+is one, for one codebook or for one a group of rows. Sums are float64; deterministic on the CPU.
 Boundary: numbers in, centroids out; soft clustering is ``edkm.dkm``, state is ``edkm.codebook``.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,28 +20,32 @@ _SORTED = 1 << 22  # most values that are sorted or summed at a time; for a star
 
 
 def kmeans_update(weight: Tensor, centroids: Tensor, importance: Tensor | None = None) -> Tensor:
-    """Each centroid ``[k, 1]`` at the mean of the weights nearest to it; alone it stays.
+    """Each centroid at the mean of the weights nearest to it; alone it stays.
 
+    ``centroids``: ``[k, 1]``, or ``[groups, k, 1]`` for equal blocks of the weight's rows.
     ``importance``: what a weight counts in the mean, ``[rows or 1, columns or 1]``; None: 1.
     """
-    if importance is None and is_patterned(weight.dtype):
+    groups, k = len(centroids) if centroids.ndim == 3 else 1, centroids.shape[-2]
+    if importance is None and groups == 1 and is_patterned(weight.dtype):
         values, multiples = represent(weight, 1)  # at most 65,536 of them
         return kmeans_update(values, centroids, multiples.unsqueeze(1))
     index = hard_indices(weight, centroids)
-    flat, counts = weight.reshape(-1), None
+    flat, counts, block = weight.reshape(-1), None, weight.numel() // groups
     if importance is not None:
         counts = importance.expand(weight.shape).reshape(-1)
-    mass = torch.zeros(len(centroids), dtype=torch.float64, device=flat.device)
+    mass = torch.zeros(groups * k, dtype=torch.float64, device=flat.device)
     total = torch.zeros_like(mass)
     for start in range(0, len(flat), _SORTED):
         part = slice(start, start + _SORTED)
-        values = flat[part].double()
+        values, bins = flat[part].double(), index[part]
+        if groups > 1:
+            numbers = torch.arange(start, start + len(values), device=flat.device)
+            bins = bins + numbers.div(block, rounding_mode="floor") * k
         each = torch.ones_like(values) if counts is None else counts[part].double()
-        mass.index_add_(0, index[part], each)
-        total.index_add_(0, index[part], each * values)
-    held = mass.unsqueeze(1) > 0
-    mean = (total / torch.where(mass > 0, mass, 1.0)).to(centroids.dtype).unsqueeze(1)
-    return torch.where(held, mean, centroids)
+        mass.index_add_(0, bins, each)
+        total.index_add_(0, bins, each * values)
+    mean = (total / torch.where(mass > 0, mass, 1.0)).to(centroids.dtype)
+    return torch.where((mass > 0).view(centroids.shape), mean.view(centroids.shape), centroids)
 
 
 def best_kmeans(
@@ -47,65 +53,87 @@ def best_kmeans(
 ) -> Tensor:
     """Converged one-dimensional k-means from ``centroids`` or quantiles, the smaller error.
 
-    ``importance``: as in ``kmeans_update``. Works on sorted values and their running sums: a round
-    costs ``k log n``. ``[k, 1]``.
+    ``centroids`` and ``importance`` as in ``kmeans_update``. Works on sorted values and their
+    running sums: a round costs ``k log n``. Returns the shape of ``centroids``.
     """
-    values, mass, sums, squares = _running_sums(weight, importance)
-    k = len(centroids)
-    quantile = (torch.arange(k, dtype=torch.float64, device=mass.device) + 0.5) / k * mass[-1]
-    at = torch.searchsorted(mass[1:].contiguous(), quantile).clamp_(max=len(values) - 1)
-    starts = (centroids[:, 0].double().sort().values, values[at])
-    best: tuple[float, Tensor] | None = None
-    for start in starts:
-        found = _lloyd(start, values, mass, sums, rounds)
-        error = _error(found, values, mass, sums, squares)
-        if best is None or error < best[0]:
-            best = error, found
-    assert best is not None
-    return best[1].to(centroids.dtype).unsqueeze(1)
+    groups = len(centroids) if centroids.ndim == 3 else 1
+    grouped = centroids[..., 0].double().reshape(groups, -1)
+    rows, found = weight.shape[0] // groups, []
+    together = max(1, _SORTED * groups // max(1, weight.numel())) if groups > 1 else 1
+    for first in range(0, groups, together):  # as many groups as are sorted at a time
+        count = min(together, groups - first)
+        part = slice(first * rows, (first + count) * rows) if groups > 1 else slice(None)
+        mine = importance
+        if importance is not None and groups > 1 and len(importance) > 1:
+            mine = importance[part]
+        start = grouped[first : first + count].sort(dim=1).values
+        found.append(_best(_sorted_values(weight[part], count, mine), start, rounds))
+    return torch.cat(found).to(centroids.dtype).view(centroids.shape)
 
 
-def _running_sums(
-    weight: Tensor, importance: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if importance is not None:
-        some = slice(None, None, max(1, weight.numel() // _SORTED))  # whole rows: all columns
-        values, order = weight[some].reshape(-1).double().sort()
-        counts = importance.expand(weight.shape)[some].reshape(-1)[order].double()
-    elif weight.dtype in (torch.bfloat16, torch.float16):
+class _Sorted(NamedTuple):
+    """The values of each group in order, and running sums over them, from 0 on; float64."""
+
+    values: Tensor  # [groups, n]
+    mass: Tensor  # [groups, n + 1], and so are the others
+    sums: Tensor
+    squares: Tensor
+
+
+def _sorted_values(weight: Tensor, groups: int, importance: Tensor | None) -> _Sorted:
+    if importance is None and groups == 1 and is_patterned(weight.dtype):
         points, multiples = represent(weight, 1)
-        values, order = points[:, 0].double().sort()
+        values, order = points.view(1, -1).double().sort()
         counts = multiples[order].double()
     else:
-        flat = weight.reshape(-1)
-        values = flat[:: max(1, flat.numel() // _SORTED)].double().sort().values
+        # of a sample: whole rows where columns differ, else any values
+        some = slice(None, None, max(1, weight.numel() // _SORTED) if groups == 1 else 1)
+        sample = weight.reshape(-1)[some] if importance is None else weight[some]
+        values, order = sample.reshape(groups, -1).double().sort()
         counts = torch.ones_like(values)
+        if importance is not None:
+            each = importance.expand(weight.shape)[some].reshape(groups, -1)
+            counts = each.gather(1, order).double()
 
     def running(terms: Tensor) -> Tensor:
-        return torch.cat([terms.new_zeros(1), terms.cumsum(0)])
+        return torch.cat([terms.new_zeros(groups, 1), terms.cumsum(1)], dim=1)
 
-    return values, running(counts), running(counts * values), running(counts * values.square())
+    return _Sorted(values, running(counts), running(counts * values),
+                   running(counts * values.square()))  # fmt: skip
+
+
+def _best(found: _Sorted, start: Tensor, rounds: int) -> Tensor:
+    """``[groups, k]``"""
+    k, last = start.shape[1], found.values.shape[1] - 1
+    share = (torch.arange(k, dtype=torch.float64, device=start.device) + 0.5) / k
+    at = torch.searchsorted(found.mass[:, 1:].contiguous(), share * found.mass[:, -1:])
+    quantile = found.values.gather(1, at.clamp_(max=last))
+    one, other = _lloyd(start, found, rounds), _lloyd(quantile, found, rounds)
+    return torch.where((_error(one, found) <= _error(other, found)).unsqueeze(1), one, other)
 
 
 def _edges(centroids: Tensor, values: Tensor) -> Tensor:
-    middles = torch.searchsorted(values, (centroids[1:] + centroids[:-1]) / 2)
-    return torch.cat([middles.new_zeros(1), middles, middles.new_full((1,), len(values))])
+    middles = torch.searchsorted(values, (centroids[:, 1:] + centroids[:, :-1]) / 2)
+    ends = middles.new_zeros(len(middles), 1)
+    return torch.cat([ends, middles, ends + values.shape[1]], dim=1)
 
 
-def _lloyd(start: Tensor, values: Tensor, mass: Tensor, sums: Tensor, rounds: int) -> Tensor:
+def _lloyd(start: Tensor, found: _Sorted, rounds: int) -> Tensor:
     current = start
     for _ in range(rounds):
-        edges = _edges(current, values)
-        held = mass[edges].diff()
+        edges = _edges(current, found.values)
+        held = found.mass.gather(1, edges).diff()
         some = held > 0
-        mean = torch.where(some, sums[edges].diff() / torch.where(some, held, 1.0), current)
-        if torch.equal(mean, current):
+        means = found.sums.gather(1, edges).diff() / torch.where(some, held, 1.0)
+        means = torch.where(some, means, current)
+        if torch.equal(means, current):
             break
-        current = mean.sort().values
+        current = means.sort(dim=1).values
     return current
 
 
-def _error(c: Tensor, values: Tensor, mass: Tensor, sums: Tensor, squares: Tensor) -> float:
-    edges = _edges(c, values)
-    m, s, q = (running[edges].diff() for running in (mass, sums, squares))
-    return float((q - 2 * c * s + c.square() * m).sum())
+def _error(c: Tensor, found: _Sorted) -> Tensor:
+    """``[groups]``"""
+    edges = _edges(c, found.values)
+    m, s, q = (running.gather(1, edges).diff() for running in found[1:])
+    return (q - 2 * c * s + c.square() * m).sum(1)

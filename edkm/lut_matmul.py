@@ -1,7 +1,8 @@
 """``x @ W.T`` on CUDA where W is a palette: indices are unpacked in registers, never in memory.
 
 Contract: equals the product with the dense weight to the rounding of a sum in float32; reads
-``bits`` bits a weight. Any 1 to 8 bits, any shape, scales of rows included; one scalar table.
+``bits`` bits a weight. Any 1 to 8 bits, any shape, scales of rows and a table for each of equal
+blocks of rows included; scalar tables.
 Boundary: the product alone, no gradient; ``edkm.palettized`` chooses it. Checked in Triton's
 interpreter; not yet timed on a GPU.
 """
@@ -28,7 +29,7 @@ def _kernel(program: Callable[..., Any]) -> Any:
 
 def lut_matmul(
     x: Float[Tensor, "rows inputs"],
-    table: Float[Tensor, "k 1"],
+    table: Float[Tensor, "*groups k 1"],
     indices: UInt8[Tensor, " bytes"],
     outputs: int,
     bits: int,
@@ -37,14 +38,16 @@ def lut_matmul(
     """``x @ (table[index] * scale[:, None]).T`` in the dtype of ``x``.
 
     ``indices``: of a weight ``[outputs, inputs]``, packed as ``edkm.palette`` packs them.
+    ``table``: one, or one for each of equal blocks of outputs.
     """
     x = x.contiguous()
     rows, inputs = x.shape
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
+    groups = table.shape[0] if table.ndim == 3 else 1
     grid = (triton.cdiv(rows, _ROWS), triton.cdiv(outputs, _OUT))
     _multiply[grid](
         x, table.contiguous(), indices, table if scale is None else scale, out,
-        rows, outputs, inputs, indices.numel(),
+        rows, outputs, inputs, indices.numel(), outputs // groups, table.shape[-2],
         BITS=bits, SCALED=scale is not None, ROWS=_ROWS, OUT=_OUT, IN=_IN,
     )  # fmt: skip
     return out
@@ -53,7 +56,7 @@ def lut_matmul(
 @_kernel
 def _multiply(
     x: Any, table: Any, indices: Any, scale: Any, out: Any,
-    rows: Any, outputs: Any, inputs: Any, nbytes: Any,
+    rows: Any, outputs: Any, inputs: Any, nbytes: Any, block: Any, entries: Any,
     BITS: tl.constexpr, SCALED: tl.constexpr,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -70,6 +73,7 @@ def _multiply(
         low = tl.load(indices + byte, mask=inside, other=0).to(tl.int32)
         high = tl.load(indices + byte + 1, mask=inside & (byte + 1 < nbytes), other=0).to(tl.int32)
         index = ((low | (high << 8)) >> (bit & 7).to(tl.int32)) & ((1 << BITS) - 1)
+        index += (column // block * entries)[None, :]  # of the table of its block of outputs
         weight = tl.load(table + index, mask=inside, other=0.0).to(tl.float32)
         given = tl.load(
             x + row[:, None] * inputs + at[None, :],

@@ -1,6 +1,7 @@
-"""A clustered weight as it is stored: a look-up table and bit-packed indices into it.
+"""A clustered weight as it is stored: look-up tables and bit-packed indices into them.
 
-Contract: ``Palette`` holds ``bits`` bits a cluster vector and one table; ``dense`` gives back the
+Contract: ``Palette`` holds ``bits`` bits a cluster vector and a table, or a table for each of equal
+blocks of rows; ``dense`` gives back the
 hard-assigned weight bit for bit. Index ``i`` occupies bits ``[i * bits, (i + 1) * bits)`` of one
 little-endian bit stream, so that eight indices always fill ``bits`` whole bytes.
 Boundary: tensors only; layers that compute with palettes are in ``edkm.palettized``, files in
@@ -92,9 +93,9 @@ def _shifts(step: int, count: int, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Palette:
-    """One weight: ``table`` ``[k, d]``, in the weight's dtype, and the indices into it."""
+    """One weight: its table or tables, in the weight's dtype, and the indices into them."""
 
-    table: Tensor  # [k, d], k <= 2**bits
+    table: Tensor  # [k, d], k <= 2**bits; or [groups, 2**bits, d], each for its block of rows
     packed: Tensor  # uint8, packed_bytes(numel / d, bits)
     shape: tuple[int, ...]  # of the weight
     bits: int
@@ -102,15 +103,20 @@ class Palette:
 
     def __post_init__(self) -> None:
         check_range("bits", self.bits, 1, 8, "an index is stored in at most one byte")
-        if self.table.ndim != 2 or not 1 <= self.table.shape[0] <= 1 << self.bits:
+        most = 1 << self.bits
+        flat = self.table.ndim == 2 and 1 <= self.table.shape[0] <= most
+        if not (flat or (self.table.ndim == 3 and self.table.shape[1] == most)):
             raise ValueError(
                 f"the table has shape {tuple(self.table.shape)}; {self.bits} bits address "
-                f"[k, d] with 1 <= k <= {1 << self.bits}"
+                f"[k, d] with 1 <= k <= {most}, or [groups, {most}, d]"
             )
-        if self.numel % self.table.shape[1]:
+        if 0 in self.shape or self.shape[0] % self.groups:
             raise ValueError(
-                f"cluster dimension {self.table.shape[1]} does not divide {self.shape}"
+                f"{self.groups} tables for a weight of shape {self.shape}; each is for an equal "
+                "block of its rows: the file is misread"
             )
+        if self.numel // self.groups % self.dim:
+            raise ValueError(f"cluster dimension {self.dim} does not divide {self.shape}")
         if self.scale is not None and self.scale.shape != self.shape[:1]:
             raise ValueError(
                 f"the scale has shape {tuple(self.scale.shape)} for a weight of shape "
@@ -132,9 +138,19 @@ class Palette:
         return count
 
     @property
+    def dim(self) -> int:
+        """Weights of a cluster vector."""
+        return self.table.shape[-1]
+
+    @property
+    def groups(self) -> int:
+        """Tables, one for each of so many equal blocks of rows."""
+        return self.table.shape[0] if self.table.ndim == 3 else 1
+
+    @property
     def vectors(self) -> int:
         """Cluster vectors of the weight, one index each."""
-        return self.numel // self.table.shape[1]
+        return self.numel // self.dim
 
     @property
     def nbytes(self) -> int:
@@ -149,7 +165,18 @@ class Palette:
     def vectors_at(self, start: int, count: int) -> Float[Tensor, "n d"]:
         """``count`` cluster vectors from number ``start`` on, before any scale."""
         index = unpack_indices(self.packed, count, self.bits, start=start)
-        return self.table.index_select(0, index)
+        if self.groups == 1:
+            return self.look_up(index, None)
+        return self.look_up(index, torch.arange(start, start + count, device=index.device))
+
+    def look_up(self, index: Tensor, position: Tensor | None) -> Float[Tensor, "n d"]:
+        """Table entries; ``position`` are the vectors' numbers, which may be None of one table."""
+        entries = self.table.flatten(0, -2)
+        if self.groups > 1:
+            assert position is not None
+            group = position.div(self.vectors // self.groups, rounding_mode="floor")
+            index = index + group * self.table.shape[1]
+        return entries.index_select(0, index)
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows width"]:
         """Rows ``start`` to ``stop`` of the weight seen as ``[shape[0], -1]``."""
@@ -163,13 +190,14 @@ class Palette:
 def palettize(
     weight: Shaped[Tensor, "*shape"], centroids: Tensor, bits: int, scale: Tensor | None = None
 ) -> Palette:
-    """Each vector of ``weight`` as the index of its nearest centroid (``[k, d]``).
+    """Each vector of ``weight`` as the index of its nearest centroid.
 
+    ``centroids``: ``[k, d]``, or ``[groups, k, d]`` for equal blocks of the weight's rows.
     ``scale``: ``[rows]``, of values that bfloat16 holds; rows are divided by it before. The table
     is in the weight's dtype, so that ``dense()`` equals what eval computes bit for bit.
     Rows must be a whole number of cluster vectors. Raises ``ValueError`` as ``hard_indices``.
     """
-    dim = check_centroids(centroids, weight)
+    dim = check_centroids(centroids.flatten(0, -2), weight)
     if weight.ndim > 1 and (weight.numel() // weight.shape[0]) % dim:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}, whose rows dim={dim} does not divide; a row "

@@ -85,7 +85,7 @@ class PalettizedLinear(PalettizedLayer):
 
 
 def _has_kernel(input: Tensor, table: Tensor) -> bool:
-    usable = input.is_cuda and table.shape[1] == 1 and input.dtype != torch.float64
+    usable = input.is_cuda and table.shape[-1] == 1 and input.dtype != torch.float64
     return usable and find_spec("triton") is not None
 
 
@@ -107,12 +107,12 @@ class PalettizedEmbedding(PalettizedLayer):
                 f"{self.num_embeddings} rows"
             )
         wanted, back = torch.unique(input, return_inverse=True)
-        width = self.embedding_dim // self.table.shape[1]
+        palette = self.palette
+        width = self.embedding_dim // palette.dim
         each = torch.arange(width, device=input.device)
-        index = take_indices(
-            self.indices, (wanted.unsqueeze(1) * width + each).reshape(-1), self.bits
-        )
-        rows = self.table.index_select(0, index).view(wanted.numel(), self.embedding_dim)
+        position = (wanted.unsqueeze(1) * width + each).reshape(-1)
+        index = take_indices(self.indices, position, self.bits)
+        rows = palette.look_up(index, position).view(wanted.numel(), self.embedding_dim)
         if self.scale is not None:
             rows = rows * self.scale[wanted].to(rows.dtype).unsqueeze(1)
         return rows[back]

@@ -1,10 +1,11 @@
-"""A linear layer whose DKM lets columns count by their importance, and divides rows by a scale.
+"""A linear layer whose DKM lets columns count, divides rows by a scale, or has groups of rows.
 
 Contract: ``x @ W~.T + bias`` with W~ of DKM (arXiv 2108.12659, eq. 1-3), in which point i counts
 ``importance[column] * scale[row]**2`` times in the means, and is ``w / scale[row]`` where it is
 compared. Exact gradients. Saved for backward: input, weight (by reference), the two vectors and
 the centroids of each update; W~ is made again.
-Boundary: one scalar codebook; without importance and scale use ``edkm.nn``, which is cheaper.
+Boundary: scalar codebooks, one or one for each of equal blocks of rows (``[groups, k, 1]``); with
+one codebook and neither importance nor scale use ``edkm.nn``, which is cheaper.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ def weighted_linear(
     x: Float[Tensor, "*batch columns"],
     weight: Float[Tensor, "rows columns"],
     bias: Tensor | None,
-    centroids: Float[Tensor, "k 1"],
+    centroids: Float[Tensor, "*groups k 1"],
     importance: Float[Tensor, " columns"] | None,
     scale: Float[Tensor, " rows"] | None,
     schedule: Schedule,
-) -> tuple[Float[Tensor, "*batch rows"], Float[Tensor, "k 1"]]:
+) -> tuple[Float[Tensor, "*batch rows"], Float[Tensor, "*groups k 1"]]:
     """(``x @ W~.T + bias``, the centroids of the last update)."""
     out: tuple[Tensor, Tensor] = _WeightedLinear.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, centroids, importance, scale, schedule
@@ -41,13 +42,13 @@ def weighted_linear(
 @torch.no_grad()
 def weighted_soft(
     weight: Float[Tensor, "rows columns"],
-    centroids: Float[Tensor, "k 1"],
+    centroids: Float[Tensor, "*groups k 1"],
     importance: Float[Tensor, " columns"] | None,
     scale: Float[Tensor, " rows"] | None,
     schedule: Schedule,
 ) -> Float[Tensor, "rows columns"]:
     """W~ alone, without a gradient."""
-    points = _points(weight, importance, scale)
+    points = _points(weight, importance, scale, _groups(centroids))
     return _soft(weight, points, _path(points, centroids, schedule), schedule.rule)
 
 
@@ -63,12 +64,12 @@ class _WeightedLinear(torch.autograd.Function):
         scale: Tensor | None,
         schedule: Schedule,
     ) -> tuple[Tensor, Tensor]:
-        points = _points(weight, importance, scale)
+        points = _points(weight, importance, scale, _groups(centroids))
         path = _path(points, centroids, schedule)
         clustered = _soft(weight, points, path, schedule.rule)
         ctx.rule = schedule.rule
         ctx.save_for_backward(x, weight, importance, scale, path.states, path.masses, path.ran)
-        last = path.states[-1, 0].clone()
+        last = path.states[-1].view(centroids.shape).clone()
         ctx.mark_non_differentiable(last)
         return F.linear(x, clustered, bias), last
 
@@ -76,7 +77,8 @@ class _WeightedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, importance, scale, states, masses, ran = ctx.saved_tensors
-        points, path = _points(weight, importance, scale), Path(states, masses, ran)
+        points = _points(weight, importance, scale, states.shape[1])
+        path = Path(states, masses, ran)
         to_x = to_weight = to_bias = None
         upstream = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
         if ctx.needs_input_grad[0]:
@@ -90,9 +92,13 @@ class _WeightedLinear(torch.autograd.Function):
         return to_x, to_weight, to_bias, None, None, None, None
 
 
-def _points(weight: Tensor, importance: Tensor | None, scale: Tensor | None) -> Points:
+def _groups(centroids: Tensor) -> int:
+    return len(centroids) if centroids.ndim == 3 else 1
+
+
+def _points(weight: Tensor, importance: Tensor | None, scale: Tensor | None, groups: int) -> Points:
     work = compute_dtype(weight.dtype)
-    rows = weight.detach().contiguous().view(1, -1, 1)
+    rows = weight.detach().contiguous().view(groups, -1, 1)
     counts = None
     if importance is not None:
         counts = importance.to(work).unsqueeze(0)
@@ -100,12 +106,12 @@ def _points(weight: Tensor, importance: Tensor | None, scale: Tensor | None) -> 
         square = scale.to(work).square().unsqueeze(1)
         counts = square if counts is None else square * counts
     if counts is not None:
-        counts = counts.expand(weight.shape).reshape(1, -1)
-    return Points(rows, work, counts, None if scale is None else scale.to(work).unsqueeze(0))
+        counts = counts.expand(weight.shape).reshape(groups, -1)
+    return Points(rows, work, counts, None if scale is None else scale.to(work).view(groups, -1))
 
 
 def _path(points: Points, centroids: Tensor, schedule: Schedule) -> Path:
-    start = centroids.to(points.work).unsqueeze(0)
+    start = centroids.to(points.work).view(len(points.rows), -1, 1)
     stop = None if schedule.stop < 0 else schedule.stop
     return run_updates(points, start, schedule.rule, schedule.steps, stop)
 

@@ -23,6 +23,8 @@ def repair_centroids(
 ) -> Tensor:
     """``centroids`` (``[k, d]``) with each useless one moved to where it is needed most.
 
+    ``[groups, k, d]``: each group's for its own block of the weight's rows.
+
     Useless: nearest to no vector of the weight, or within ``apart`` (relative to the largest
     distance between centroids) of one of a lower index. Each moves to the vector farthest from
     all useful centroids, counted with its multiplicity. Where the weight has fewer distinct
@@ -30,6 +32,8 @@ def repair_centroids(
     device; equal to ``centroids`` if nothing was useless. Works on the histogram of a 16-bit
     weight, else on at most 65,536 evenly spaced vectors. Raises ``ValueError`` as ``dense_dkm``.
     """
+    if centroids.ndim == 3:
+        return _repair_groups(weight, centroids, apart)
     dim = check_centroids(centroids, weight)
     check_sizes(weight, 1, dim)
     work = compute_dtype(weight.dtype)
@@ -51,11 +55,29 @@ def repair_centroids(
     return fixed.to(centroids.dtype)
 
 
+def _repair_groups(weight: Tensor, centroids: Tensor, apart: float) -> Tensor:
+    groups, k = centroids.shape[:2]
+    index = hard_indices(weight, centroids).view(groups, -1)
+    index = index + k * torch.arange(groups, device=index.device).unsqueeze(1)
+    used = (torch.bincount(index.view(-1), minlength=groups * k) > 0).view(groups, k)
+    bad = ~used.all(1) | _close(centroids, apart).any(1)
+    fixed = centroids.detach().clone()
+    for group in bad.nonzero().flatten().tolist():  # few: each is looked at by itself
+        block = weight.detach().reshape(groups, -1)[group]
+        fixed[group] = repair_centroids(block, fixed[group], apart=apart)
+    return fixed
+
+
 def _useless(points: Tensor, centroids: Tensor, apart: float) -> Tensor:
     used = torch.bincount(hard_indices(points, centroids), minlength=len(centroids)) > 0
-    between = (centroids.unsqueeze(0) - centroids.unsqueeze(1)).square().sum(2).sqrt()
-    near = between <= apart * between.max()
-    return ~used | near.tril(-1).any(1)
+    return ~used | _close(centroids.unsqueeze(0), apart)[0]
+
+
+def _close(centroids: Tensor, apart: float) -> Tensor:
+    """``[groups, k]``: which lie within ``apart`` of one of a lower index."""
+    between = (centroids.unsqueeze(1) - centroids.unsqueeze(2)).square().sum(3).sqrt()
+    near = between <= apart * between.amax((1, 2), keepdim=True)
+    return near.tril(-1).any(2)
 
 
 def _squared_to_nearest(points: Tensor, centroids: Tensor) -> Tensor:

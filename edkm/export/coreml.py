@@ -1,9 +1,10 @@
 """Core ML: a palettized folder as an ``.mlpackage`` whose weights stay look-up tables.
 
 Contract: every clustered weight becomes one ``constexpr_lut_to_dense`` operation with our table
-and our indices, times one ``constexpr_blockwise_shift_scale`` where its rows have scales.
-coremltools learns of them by its own palettization metadata (buffers that name the table), not by
-clustering again. Runs on Linux; predicting needs macOS.
+(or tables, one for each block of rows) and our indices, times one
+``constexpr_blockwise_shift_scale`` where its rows have scales. coremltools learns of them by its
+own palettization metadata (buffers that name the table), not by clustering again. Runs on Linux;
+predicting needs macOS.
 Boundary: a fixed length of token ids, no cache. Works with coremltools 9.0.
 """
 
@@ -65,11 +66,11 @@ def mark_palettized(model: nn.Module, palettes: dict[str, Palette]) -> None:
     for name, palette in palettes.items():
         owner, _, leaf = name.rpartition(".")
         table = palette.table
-        if table.shape[1] != 1:
+        if palette.dim != 1:
             raise ValueError(
-                f"{name} has cluster vectors of {table.shape[1]} weights; this export takes scalars"
+                f"{name} has cluster vectors of {palette.dim} weights; this export takes scalars"
             )
-        dims = (1,) * len(palette.shape)
+        dims = (palette.groups, *(1,) * (len(palette.shape) - 1))
         known = metadata.CompressionMetadata(leaf)
         known.compression_type = ["palettization"]
         known.lut = table.view(*dims, -1, 1)

@@ -29,14 +29,17 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("scaled", [False, True])
-def test_equals_the_dense_product(kernel: ModuleType, bits: int, scaled: bool) -> None:
+@pytest.mark.parametrize(("scaled", "groups"), [(False, 1), (True, 1), (True, 6)])
+def test_equals_the_dense_product(kernel: ModuleType, bits: int, scaled: bool, groups: int) -> None:
     generator = torch.Generator().manual_seed(bits)
-    weight = torch.randn(67, 75, generator=generator)  # no multiple of a tile, rows off the byte
-    scale = (torch.rand(67, generator=generator) + 0.5).bfloat16() if scaled else None
-    palette = palettize(weight, initial_centroids(weight, 2**bits), bits, scale)
+    weight = torch.randn(66, 75, generator=generator)  # no multiple of a tile, rows off the byte
+    scale = (torch.rand(66, generator=generator) + 0.5).bfloat16() if scaled else None
+    centroids = initial_centroids(weight, 2**bits)
+    if groups > 1:
+        centroids = torch.stack([initial_centroids(w, 2**bits) for w in weight.chunk(groups)])
+    palette = palettize(weight, centroids, bits, scale)
     x = torch.randn(19, 75, generator=generator)
-    found = kernel.lut_matmul(x, palette.table, palette.packed, 67, bits, palette.scale)
+    found = kernel.lut_matmul(x, palette.table, palette.packed, 66, bits, palette.scale)
     torch.testing.assert_close(found, x @ palette.dense().T, rtol=1e-5, atol=1e-5)
 
 
