@@ -16,6 +16,7 @@ import streamlit as st
 
 import profiler
 from profiler.analyses.steprows import StepRows
+from profiler.atstep import AtStep
 from profiler.query import Run
 
 P = ParamSpec("P")
@@ -41,21 +42,37 @@ class Opened:
         answer: R = _answer(str(self.run.path), self.version, name, given, self.run, question)
         return answer
 
-    def ask_beside(
+    def ask_at(
         self,
-        other: Opened,
-        question: Callable[Concatenate[Any, Any, P], R],
+        question: Callable[Concatenate[Any, int, P], R],
+        step: int,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """The answer of an analysis to this run and another."""
+        """The answer of an analysis of one step that looks at no other."""
         name = f"{question.__module__}.{question.__qualname__}"
-        given = (args, tuple(sorted(kwargs.items())))
+        given = ((step, *args), tuple(sorted(kwargs.items())))
+        answer: R = _answer(str(self.run.path), self.version, name, given, self.at(step), question)
+        return answer
+
+    def at(self, step: int) -> AtStep:
+        """One step, read once for all questions about it."""
+        return _at(str(self.run.path), self.version, step, self.run)
+
+    def ask_beside(
+        self,
+        other: Opened,
+        question: Callable[[Any, Any, int, int], R],
+        own_step: int,
+        other_step: int,
+    ) -> R:
+        """The answer of an analysis to a step of this run and one of another."""
+        name = f"{question.__module__}.{question.__qualname__}"
         paths = (str(self.run.path), str(other.run.path))
-        both = (self.run, other.run)
-        answer: R = _answer_of_two(
-            paths, (self.version, other.version), name, given, both, question
-        )
+        versions = (self.version, other.version)
+        steps = (own_step, other_step)
+        both = (self.at(own_step), other.at(other_step))
+        answer: R = _answer_of_two(paths, versions, name, steps, both, question)
         return answer
 
 
@@ -84,7 +101,12 @@ _ROWS: dict[str | type[Any], Callable[[Any], Any]] = {StepRows: lambda rows: (ro
 
 @st.cache_resource(max_entries=256, show_spinner="Reading the run", hash_funcs=_ROWS)
 def _answer(
-    path: str, version: str, name: str, given: Any, _run: Run, _question: Callable[..., Any]
+    path: str,
+    version: str,
+    name: str,
+    given: Any,
+    _run: Run | AtStep,
+    _question: Callable[..., Any],
 ) -> Any:
     args, kwargs = given
     return _question(_run, *args, **dict(kwargs))
@@ -92,8 +114,12 @@ def _answer(
 
 @st.cache_resource(max_entries=64, show_spinner="Comparing the runs")
 def _answer_of_two(
-    paths: tuple[str, str], versions: tuple[str, str], name: str, given: Any,
-    _runs: tuple[Run, Run], _question: Callable[..., Any],
+    paths: tuple[str, str], versions: tuple[str, str], name: str, steps: tuple[int, int],
+    _runs: tuple[AtStep, AtStep], _question: Callable[..., Any],
 ) -> Any:  # fmt: skip
-    args, kwargs = given
-    return _question(*_runs, *args, **dict(kwargs))
+    return _question(*_runs, *steps)
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _at(path: str, version: str, step: int, _run: Run) -> AtStep:
+    return AtStep(_run, step)

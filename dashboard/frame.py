@@ -7,10 +7,11 @@ Boundary: no figures. Which run is open, not what is in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
@@ -23,6 +24,9 @@ from dashboard.theme import Ground
 from dashboard.words import literal
 from profiler.analyses.steps import Contents, RecordedStep, contents
 from profiler.reports.html import html_report
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ROOT = "runs_root"  # session key: the folder of runs
 BUNDLED = "show_bundled"  # session key: whether bundled runs stand in where there are none
@@ -49,6 +53,12 @@ class View:
     contents: Contents
     step: int
     step_name: str
+
+    def ask(
+        self, question: Callable[Concatenate[Any, int, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """The answer of an analysis that looks at this step alone."""
+        return self.opened.ask_at(question, self.step, *args, **kwargs)
 
     @property
     def place(self) -> str:

@@ -125,17 +125,30 @@ class Run:
         record_type(name)
         return self.sql(f"FROM {name}")
 
-    def sql(self, query: str, params: Params = None) -> pa.Table:
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection for `sql` that keeps temporary tables, and the parts there are now.
+
+        On it parts that come later are seen only once one of these has gone.
+        """
+        self._refresh()
+        return self._db.cursor()
+
+    def sql(
+        self, query: str, params: Params = None, *, on: duckdb.DuckDBPyConnection | None = None
+    ) -> pa.Table:
         """Answer one SELECT over the tables of the run (saves, storages, transfers, ...).
 
-        params: values for ? or $name in the query. Sums of bytes come as int64.
-        RunError for anything but one SELECT, and for one that cannot be answered.
+        params: values for ? or $name in the query. on: a `connection` to ask, else a new one.
+        Sums of bytes come as int64. RunError for anything but one SELECT, and for one that
+        cannot be answered.
         """
         _check_query(query)
         for attempt in range(_TRIES):
             try:
-                self._refresh(again=attempt > 0)
-                return _whole(self._db.cursor().sql(query, params=params).to_arrow_table())
+                if on is None or attempt:
+                    self._refresh(again=attempt > 0)
+                db = on or self._db.cursor()
+                return _whole(db.sql(query, params=params).to_arrow_table())
             except (duckdb.IOException, FileNotFoundError) as error:
                 problem: Exception = error
             except (duckdb.Error, pa.ArrowException, UnicodeError, TypeError) as error:
@@ -170,13 +183,14 @@ class Run:
     def _sound_parts(self) -> _Listing:
         """Return the parts to read: undamaged, and not leftovers of a merge."""
         sound: _Listing = {}
-        for table, parts in self._listing().items():
+        listing = self._listing()
+        for table, parts in listing.items():
             for part in parts:
                 if part.path not in self._sound:
                     self._sound[part.path] = damage(part, table)
             good = [part for part in parts if self._sound[part.path] is None]
             sound[table] = _drop_covered_per_rank(good)
-        present = {part.path for parts in self._listing().values() for part in parts}
+        present = {part.path for parts in listing.values() for part in parts}
         self._sound = {path: why for path, why in self._sound.items() if path in present}
         return sound
 

@@ -15,6 +15,7 @@ import streamlit as st
 from dashboard.charts.causes import cause_chart, cause_records, change_name
 from dashboard.charts.paired import paired_bins, paired_chart, paired_records
 from dashboard.frame import View, ground, look, look_at, notes
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.export import export_as
 from dashboard.panels.pick import pick_other
@@ -41,7 +42,7 @@ def page() -> None:
     before = _before(after)
     if before is None:
         return
-    found = after.opened.ask_beside(before.opened, _diff, before.step, after.step)
+    found = after.opened.ask_beside(before.opened, _diff, after.step, before.step)
     heading.title(_question(found))
     st.write(f"**A** is {before.place}. **B** is {after.place}, chosen in the sidebar.")
     _metrics(found)
@@ -83,9 +84,9 @@ def _before(after: View) -> View | None:
     return chosen
 
 
-def _diff(after: Any, before: Any, step_a: int, step_b: int) -> Diff:
+def _diff(after: Any, before: Any, step: int, step_before: int) -> Diff:
     """`diff` in the order of `ask_beside`: this run is B."""
-    return diff(before, after, step_a, step_b)
+    return diff(before, after, step_before, step)
 
 
 def _question(found: Diff) -> str:
@@ -122,7 +123,7 @@ def _causes(found: Diff) -> None:
         "holds more. What was recomputed in one run and kept in the other appears twice: as gone "
         "from recompute, and as kept in forward."
     )
-    st.altair_chart(
+    show_chart(
         cause_chart(found, ground()), key="causes",
         alt="Signed bars of what B holds more or less than A, by cause",
     )  # fmt: skip
@@ -144,7 +145,7 @@ def _paired(before: View, after: View) -> None:
     st.write("Both on the same axes, each from its own start; the dashed line is its peak sample.")
     for letter, (name, seen) in zip("ab", sides.items(), strict=True):
         st.markdown(f"**{literal(name)}**")
-        st.altair_chart(
+        show_chart(
             paired_chart(seen, sides, ground()), key=f"paired-{letter}",
             alt=f"Memory of {name} over time",
         )  # fmt: skip

@@ -15,6 +15,7 @@ import streamlit as st
 
 from dashboard.charts.forecast import FIGURES, forecast_chart, forecast_records
 from dashboard.frame import View, explore, ground, look_at
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.export import export_as
 from dashboard.panels.pick import pick_other
@@ -42,7 +43,7 @@ def page() -> None:
         "Predicted from this one recorded step, without running anything: which storages would "
         "stay, which would leave, and how high the peak would be. Pull the levers."
     )
-    scenario, budget = _levers(view.opened.ask(levers, view.step))
+    scenario, budget = _levers(view.ask(levers))
     beside = _beside(view)
     found = _predicted(view, scenario, beside)
     _verdict(found, budget)
@@ -109,13 +110,13 @@ def _beside(view: View) -> Measured | None:
     if isinstance(other, str):
         st.info(f"{literal(name)}: {other}")
         return None
-    return other.opened.ask(measured, other.step)
+    return other.ask(measured)
 
 
 def _predicted(view: View, scenario: Scenario, beside: Measured | None) -> WhatIf:
     """The levers first, then what is worth asking of any run; the step is read once for both."""
-    rows = view.opened.ask(read_step, view.step)
-    base = view.opened.ask(measured, view.step)
+    rows = view.ask(read_step)
+    base = view.ask(measured)
     ask, step = view.opened.ask, view.step
     mine = ask(what_if, (scenario,), step, beside=beside, rows=rows, base=base)
     usual = ask(what_if, None, step, rows=rows, base=base)
@@ -153,7 +154,7 @@ def _charts(found: WhatIf, budget: float | None) -> None:
         st.subheader(words)
         if figure == "peak":
             st.write("Full bars were measured, dashed ones are predicted.")
-        st.altair_chart(
+        show_chart(
             forecast_chart(
                 found.base, found.predictions, ground(), figure=figure,
                 budget_mib=budget if figure == "peak" else None,

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.charts.aliases import alias_graph
 from dashboard.charts.spans import span_chart, span_records
 from dashboard.frame import explore, ground
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value, shape_words, short_op, source_words
 from dashboard.words import literal
@@ -31,7 +32,7 @@ def page() -> None:
         "Parameters too", value=True, key="parameters", bind="query-params",
         help="Parameters are in memory anyway, but an offloader may copy them.",
     )  # fmt: skip
-    found = view.opened.ask(duplicates, view.step, parameters=with_parameters)
+    found = view.ask(duplicates, parameters=with_parameters)
     _metrics(found)
     if not found.groups:
         st.success("No storage was saved more than once in this step.")
@@ -93,7 +94,7 @@ def _detail(group: Group) -> None:
     about = "" if group.exact else " Overlap is an upper bound: too many gaps to follow."
     keeper = f" Its last keeper was {literal(group.last_keeper)}." if group.last_keeper else ""
     st.write(f"Bars show which bytes of the storage each saved tensor spans.{keeper}{about}")
-    st.altair_chart(
+    show_chart(
         span_chart(group, ground()), key="spans", alt="Spans of the tensors in their storage"
     )
     offer_data("spans", lambda: span_records(group))

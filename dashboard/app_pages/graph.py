@@ -31,7 +31,7 @@ def page() -> None:
     if view is None:
         return
     rank = pick_rank(view)
-    seen = view.opened.ask(blocks, view.step, rank=rank)
+    seen = view.ask(blocks, rank=rank)
     if not seen.boxes:
         st.info("This step has no autograd graph: backward was not called in it.")
         return
@@ -72,7 +72,7 @@ def _detailed(view: View, rank: int, seen: Blocks) -> Blocks:
     )  # fmt: skip
     if chosen == seen.depth or chosen is None:
         return seen
-    return view.opened.ask(blocks, view.step, rank=rank, depth=chosen)
+    return view.ask(blocks, rank=rank, depth=chosen)
 
 
 def _chosen(seen: Blocks, event: Any) -> Box:
@@ -97,7 +97,7 @@ def _saved(view: View, rank: int, box: Box) -> None:
     )
     if not box.saves:
         return
-    found = view.opened.ask(saves_between, view.step, box.first_seq, box.last_seq, rank=rank)
+    found = view.ask(saves_between, box.first_seq, box.last_seq, rank=rank)
     _table(found, "The tensors that the chosen nodes save")
     if box.saves > len(found):
         size = format_bytes(box.saved_bytes - sum(row["logical_bytes"] for row in found))
@@ -124,9 +124,7 @@ def _table(found: list[dict[str, Any]], alt: str) -> None:
 
 def _around(view: View, rank: int, box: Box) -> None:
     """One node of the box: whose outputs it uses, who uses its own, and what it saves."""
-    nodes = view.opened.ask(
-        nodes_between, view.step, box.first_seq, box.last_seq, rank=rank, limit=NODES
-    )
+    nodes = view.ask(nodes_between, box.first_seq, box.last_seq, rank=rank, limit=NODES)
     numbers = {
         f"{short_op(row['name'])}, {row['module'] or '(outside)'} (number {row['seq']})": row["seq"]
         for row in nodes
@@ -135,7 +133,7 @@ def _around(view: View, rank: int, box: Box) -> None:
     more = f" The {NODES} that save most are listed." if box.nodes > NODES else ""
     key = f"node-{view.step}-{rank}-{box.first_seq}-{box.last_seq}"
     seq = numbers[st.selectbox("Node of the chosen box", list(numbers), key=key)]
-    found = view.opened.ask(neighbourhood, view.step, seq, rank=rank)
+    found = view.ask(neighbourhood, seq, rank=rank)
     st.write(
         "The node with the thick outline, and all within two steps of it: above, whose outputs it "
         "uses; below, who uses its own. Orange-red nodes keep memory." + more
@@ -144,7 +142,7 @@ def _around(view: View, rank: int, box: Box) -> None:
     if found.more:
         st.caption(f"{counted(found.more, 'node')} more within two steps.")
     if box.nodes > 1 and found.nodes[0].saves:
-        saved = view.opened.ask(saves_between, view.step, seq, seq, rank=rank)
+        saved = view.ask(saves_between, seq, seq, rank=rank)
         _table(saved, "The tensors that this node saves")
 
 

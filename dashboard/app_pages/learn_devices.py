@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.charts.copies import copy_chart, copy_records
 from dashboard.frame import ground
 from dashboard.lessons.devices import PROGRAMS, SIDE, Copies, copies, sent_to_host
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from dashboard.tables import counted, mib_columns, mib_value
@@ -76,7 +77,7 @@ def _answer(name: str, hops: int, guess: int) -> None:
         "program); a clamp can even be computed again from what is there (third)."
     )
     ways = {"every save copied": plain, f"marshaled, {counted(hops, 'operation')} back": marshaled}
-    st.altair_chart(
+    show_chart(
         copy_chart(ways, ground()), key="copies", alt="Copies on the host per piece of memory"
     )
     offer_data("copies", lambda: copy_records(ways))
@@ -108,7 +109,7 @@ def _own_run() -> None:
     view = own_run("saves")
     if view is None:
         return
-    found = view.opened.ask(duplicates, view.step)
+    found = view.ask(duplicates)
     again = sum(len(group.members) - 1 for group in found.groups)
     st.write(
         f"In {view.place}, {again} of {counted(found.saves, 'saved tensor')} lie in memory that "

@@ -18,6 +18,7 @@ from dashboard.lessons.clustering import (
     compare,
     held_for_backward,
 )
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_ablation, own_run, verdict
 from dashboard.tables import mib_columns, mib_value
@@ -83,7 +84,7 @@ def _answer(found: Comparison, guess: int) -> None:
         "Each bar is what one real forward held on the host until backward, under the policy named "
         "on the left. The axis is logarithmic: every grid line is four times the one before."
     )
-    st.altair_chart(
+    show_chart(
         held_chart(found, ground()), key="held", alt="Bytes kept for backward per optimization"
     )
     offer_data("held", lambda: held_records(found))

@@ -14,6 +14,7 @@ import streamlit as st
 from dashboard.charts.pulls import GROUP_WORDS, curve_chart, pull_chart, pull_records
 from dashboard.frame import ground
 from dashboard.lessons.kmeans import FELT, Clustered, clustered, gradient_through
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_ablation, own_run, verdict
 from dashboard.words import literal
@@ -50,7 +51,7 @@ def page() -> None:
         "400 weights, and what becomes of each: softly at this tau, and by its nearest centroid "
         "(dashed lines). The circle is the one weight that our loss looks at."
     )
-    st.altair_chart(
+    show_chart(
         curve_chart(found, ground()), key="curve", alt="Soft and hard clustering of the weights"
     )
     guess = ask(
@@ -82,9 +83,7 @@ def _answer(found: Clustered, guess: str) -> None:
         "and the first way closes, for the curve is flat: what is left goes through the centroid, "
         "evenly to its whole cluster."
     )
-    st.altair_chart(
-        pull_chart(found, ground()), key="pulls", alt="The gradient that every weight gets"
-    )
+    show_chart(pull_chart(found, ground()), key="pulls", alt="The gradient that every weight gets")
     offer_data("gradients", lambda: pull_records(found))
 
 

@@ -14,6 +14,7 @@ from dashboard.frame import ground
 from dashboard.lessons.bus import BACK, COMPUTE, TO_HOST, Machine, SimulatedStep, simulate
 from dashboard.lessons.offloading import LAYERS, Offloaded, measure, run_offloaded
 from dashboard.overlap import overlap_words
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from dashboard.theme import category_colour
@@ -90,7 +91,7 @@ def _answer(width: int, machine: Machine, guess: str) -> None:
         "layer. A gap in the first line is the device waiting for the bus."
     )
     pieces = _pieces(ran, step)
-    st.altair_chart(
+    show_chart(
         lane_chart(pieces, _stretches(step), COLOURS, ground()), key="lanes",
         alt="Computing and copying over simulated time",
     )  # fmt: skip
@@ -151,8 +152,8 @@ def _own_run() -> None:
     view = own_run("transfers")
     if view is None:
         return
-    sent = view.opened.ask(traffic, view.step)
-    found = view.opened.ask(lanes, view.step)
+    sent = view.ask(traffic)
+    found = view.ask(lanes)
     st.write(
         f"In {view.place}, {format_bytes(sent.bytes('d2h'))} went to the host and "
         f"{format_bytes(sent.bytes('h2d'))} came back. {overlap_words(found)}"

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.charts.lessons import OWNER_WORDS, kept_chart, kept_records
 from dashboard.frame import ground
 from dashboard.lessons.saves import OPERATIONS, WIDTH, Kept, Operation, measure_all, saved_by
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from dashboard.tables import mib_columns, mib_value, short_op
@@ -69,7 +70,7 @@ def _chart(found: list[Kept], code: str) -> None:
         "Each bar is what autograd kept when the operation ran just now, each storage once. Move "
         "the slider: all of it grows with the rows, only the weight does not."
     )
-    st.altair_chart(
+    show_chart(
         kept_chart(found, code, ground()), key="kept",
         alt="Bytes that autograd keeps per operation, by whose storage they are",
     )  # fmt: skip
@@ -89,7 +90,7 @@ def _own_run() -> None:
             "parameters MiB": mib_value(each.param_bytes),
             "saved tensors": each.saves,
         }
-        for each in view.opened.ask(operations, view.step)[:12]
+        for each in view.ask(operations)[:12]
     ]
     st.dataframe(
         rows, hide_index=True, alt="Operations of the chosen run",

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.charts.lessons import line_chart, line_records
 from dashboard.frame import ground
 from dashboard.lessons.storages import SECONDS, Line, bytes_of, table_1
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
 from profiler.analyses.duplicates import duplicates
@@ -68,9 +69,7 @@ def _ask(lines: list[Line], side: int, second: str) -> None:
         "Three bars per line: device, host when every tensor is copied, host with the marshaling "
         "of `edkm.saved`."
     )
-    st.altair_chart(
-        line_chart(lines, ground()), key="lines", alt="Bytes held after each line, by place"
-    )
+    show_chart(line_chart(lines, ground()), key="lines", alt="Bytes held after each line, by place")
     offer_data("lines", lambda: line_records(lines))
     _paper(side, second)
 
@@ -87,7 +86,7 @@ def _own_run() -> None:
     view = own_run("saves")
     if view is None:
         return
-    found = view.opened.ask(duplicates, view.step)
+    found = view.ask(duplicates)
     st.write(
         f"In {view.place}, {found.saves} tensors were saved; {len(found.groups)} storages appear "
         f"more than once among them, {format_bytes(found.repeated_bytes)} repeated."

@@ -21,6 +21,7 @@ from dashboard.charts.clustering import (
 )
 from dashboard.frame import ground
 from dashboard.lessons.centroids import COLUMNS, ROWS, SHAPES, Clustered, cluster
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.metrics import metric_grid
 
@@ -41,21 +42,21 @@ def page() -> None:
     _metrics(seen, bits)
     st.subheader("The weights, and where the centroids end")
     st.write("Blue: the weights. Orange: softly clustered. Rules: the centroids.")
-    st.altair_chart(
+    show_chart(
         histogram_chart(seen, ground()), key="weights",
         alt="Histogram of weights before and after soft clustering, with centroids",
     )  # fmt: skip
     offer_data("weights", partial(weight_records, seen))
     st.subheader("How they got there")
     st.write("Downwards: one update after the other, from where k-means++ put them.")
-    st.altair_chart(paths_chart(seen, ground()), key="paths", alt="Centroids after every update")
+    show_chart(paths_chart(seen, ground()), key="paths", alt="Centroids after every update")
     offer_data("centroids", partial(path_records, seen))
     st.subheader("Who belongs to whom")
     st.write(
         "A column is a weight, a row a centroid; full blue is a strong bond. This map, one row per "
         "weight of the model, is what plain DKM keeps for backward, and what eDKM avoids."
     )
-    st.altair_chart(
+    show_chart(
         attention_chart(seen, ground()), key="attention", alt="Attention of weights to centroids"
     )
     offer_data("attention", partial(attention_records, seen))

@@ -15,6 +15,7 @@ import streamlit as st
 from dashboard.bundled import RESULTS
 from dashboard.charts.quality import AXES, CHOSEN, axes, quality_chart, quality_records
 from dashboard.frame import ground, home
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.export import export_as
 from dashboard.panels.metrics import metric_grid
@@ -77,9 +78,9 @@ def _chart(found: Results) -> None:
         format_func=lambda name: AXES.get(name, name),
     )  # fmt: skip
     axis = chosen or across[0]
-    event = st.altair_chart(
-        quality_chart(found.rows, axis, ground()), key=f"quality-{axis}", on_select="rerun",
-        selection_mode=CHOSEN, alt="Perplexity of each method against its size",
+    event = show_chart(
+        quality_chart(found.rows, axis, ground()), key=f"quality-{axis}", select=CHOSEN,
+        alt="Perplexity of each method against its size",
     )  # fmt: skip
     offer_data("quality", partial(quality_records, found.rows, axis))
     _detail(found, event)

@@ -18,6 +18,7 @@ from dashboard.charts.times import time_chart, time_records
 from dashboard.charts.traffic import traffic_chart, traffic_records
 from dashboard.data import RunsFolder, RunSummary
 from dashboard.frame import chosen_run, folder, ground, home
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.export import export_as
 from dashboard.panels.figures import combinations_table, figures_table, metric_row
@@ -127,7 +128,7 @@ def _charts(seen: AblationView, row: Row | None, predicted: Combinations | None)
     if not seen.differences:
         said.append("Outlines: the paper's Table 2.")
     st.write(" ".join(said))
-    st.altair_chart(
+    show_chart(
         host_bytes_chart(seen, selected, ground(), guessed), key="host_bytes",
         alt="Bars of host bytes per configuration on a log axis",
     )  # fmt: skip
@@ -152,7 +153,7 @@ def _traffic(seen: AblationView, selected: str | None) -> None:
         if simulated
         else "D2H: device to host, in forward. H2D: back again, in backward."
     )
-    st.altair_chart(
+    show_chart(
         traffic_chart(seen, selected, ground()), key="traffic",
         alt="Bars of bytes to the host and back per configuration on a log axis",
     )  # fmt: skip
@@ -165,7 +166,7 @@ def _times(seen: AblationView, selected: str | None) -> None:
         "Full colour: forward, lighter: backward, on this machine. "
         + ("" if seen.differences else "Outlines: the paper's, approximate, on 8 x A100.")
     )
-    st.altair_chart(
+    show_chart(
         time_chart(seen, selected, ground()), key="times",
         alt="Bars of forward and backward seconds per configuration",
     )  # fmt: skip

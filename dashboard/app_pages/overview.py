@@ -12,6 +12,7 @@ import streamlit as st
 
 from dashboard.charts.shares import share_chart, share_records
 from dashboard.frame import View, explore, ground
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.sentences import fullest, sentences, shares
 from dashboard.tables import mib_columns, mib_value, short_op
@@ -28,9 +29,9 @@ def page() -> None:
     view = explore(TITLE, "totals")
     if view is None:
         return
-    seen = view.opened.ask(ledger, view.step)
+    seen = view.ask(ledger)
     detailed = bool(view.contents.tables["saves"])
-    found = view.opened.ask(duplicates, view.step) if detailed else None
+    found = view.ask(duplicates) if detailed else None
     balance = fullest(seen)
     _metrics(seen, found, balance)
     st.subheader("The fullest moment")
@@ -73,7 +74,7 @@ def _bar(view: View, balance: Balance) -> None:
     st.write(
         f"What {balance.device} held at the fullest sample of {view.place}; widths are shares."
     )
-    st.altair_chart(
+    show_chart(
         share_chart(shares(balance), ground()), key="shares",
         alt="One bar of the fullest moment, divided by category",
     )  # fmt: skip
@@ -108,7 +109,7 @@ def _operations(view: View) -> None:
             "repeated MiB": mib_value(each.aliased_bytes),
             "saves": each.saves,
         }
-        for each in view.opened.ask(operations, view.step)
+        for each in view.ask(operations)
     ]
     st.dataframe(
         rows, hide_index=True, height=min(360, 38 + 35 * len(rows)),

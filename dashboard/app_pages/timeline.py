@@ -18,6 +18,7 @@ from dashboard.charts.timeline import (
     timeline_chart,
 )
 from dashboard.frame import View, explore, ground, pick_rank
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value, short_op
 from profiler.analyses.timeline import Timeline, alive_at, timeline
@@ -40,8 +41,8 @@ def page() -> None:
         st.info("No memory sample was taken here. Choose another step, or the whole run.")
         return
     _map_words(seen)
-    event = st.altair_chart(
-        map_chart(seen, ground()), key="memory", on_select="rerun", selection_mode=BRUSH,
+    event = show_chart(
+        map_chart(seen, ground()), key="memory", select=BRUSH,
         alt="All memory over time, to choose a span",
     )  # fmt: skip
     part = brushed(seen, event)
@@ -50,7 +51,7 @@ def page() -> None:
         between = (part.start_ns, part.end_ns)
         shown = view.opened.ask(timeline, rank=rank, step=step, bins=bins(), between=between)
     st.write("Height is memory, stacked by what it is for; grey bands are backward and optimizer.")
-    st.altair_chart(
+    show_chart(
         timeline_chart(shown, ground(), part), key="areas",
         alt="Memory over time by category, with the phases of each step",
     )  # fmt: skip

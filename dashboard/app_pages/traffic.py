@@ -13,6 +13,7 @@ from dashboard.charts.lanes import lane_chart, lane_records
 from dashboard.charts.sankey import ACTION_WORDS, sankey_height, sankey_option, stream_records
 from dashboard.frame import View, explore, ground, pick_rank
 from dashboard.overlap import lane_colours, lane_pieces, lane_stretches, overlap_words
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value
 from profiler.analyses.lanes import lanes
@@ -33,7 +34,7 @@ def page() -> None:
     view = explore(TITLE, "transfers")
     if view is None:
         return
-    seen = view.opened.ask(traffic, view.step)
+    seen = view.ask(traffic)
     if not seen.totals:
         st.info(f"Nothing crossed in {view.place}. Choose another step.")
         return
@@ -111,13 +112,13 @@ def _never_used(seen: Traffic) -> None:
 def _lanes(view: View) -> None:
     st.subheader("When was it copied, and was it hidden?")
     rank = pick_rank(view)
-    found = view.opened.ask(lanes, view.step, rank=rank)
+    found = view.ask(lanes, rank=rank)
     st.write(overlap_words(found))
     if not found.lanes:
         return
     st.write("One line per stream, over the time of the step; a piece is copies in a row.")
     pieces = lane_pieces(found)
-    st.altair_chart(
+    show_chart(
         lane_chart(pieces, lane_stretches(found), lane_colours(found), ground()),
         key="lanes", alt="Copies over the time of the step",
     )  # fmt: skip

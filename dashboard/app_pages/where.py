@@ -30,7 +30,7 @@ def page() -> None:
     view = explore(TITLE, "totals")
     if view is None:
         return
-    seen = view.opened.ask(places, view.step, limit=NODES)
+    seen = view.ask(places, limit=NODES)
     if not seen.nodes[0].total_bytes:
         st.info("Nothing but parameters was kept on the device or sent away in this step.")
         return
@@ -71,7 +71,7 @@ def _detail(view: View, place: Place) -> None:
     if not view.contents.tables["saves"]:
         st.caption("Lines of code need the level full.")
         return
-    found = view.opened.ask(source_lines, view.step, place.module, place.op)
+    found = view.ask(source_lines, place.module, place.op)
     rows = [
         {
             "line": source_words(line.source) if line.source else "(no stack recorded)",

@@ -91,15 +91,13 @@ def cause_chart(found: Diff, ground: Ground) -> Layered:
     zero = (
         alt.Chart(alt.InlineData(values=[{"mib": 0.0}]))
         .mark_rule(color=ink(ground))
-        .encode(x="mib:Q")
+        .encode(x=alt.X("mib:Q"))
     )
     figures = (
         alt.Chart(alt.InlineData(values=[{**r, "mib": max(r["mib"], 0.0)} for r in records]))
         .mark_text(align="left", baseline="middle", dx=5, fontSize=12, color=ink(ground))
-        .encode(x="mib:Q", y=y, text="label:N")
+        .encode(x=alt.X("mib:Q"), y=y, text=alt.Text("label:N"))
     )
     if len(kinds) > 1:
         bars, figures = bars.encode(yOffset=offset), figures.encode(yOffset=offset)
-    return alt.layer(bars, zero, figures).properties(
-        height=80 + 27 * len(lines) * max(1, len(kinds))
-    )
+    return alt.layer(bars, zero, figures, height=80 + 27 * len(lines) * max(1, len(kinds)))

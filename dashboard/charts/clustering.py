@@ -59,9 +59,9 @@ def histogram_chart(seen: Clustered, ground: Ground) -> Layered:
         .mark_rect(opacity=0.65)
         .encode(
             x=_values(seen, "start:Q", title=None),
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             y=alt.Y("count:Q", axis=_left("weights")),
-            y2="zero:Q",
+            y2=alt.Y2("zero:Q"),
             color=alt.Color(
                 "of:N",
                 scale=alt.Scale(domain=list(SERIES), range=list(SERIES.values())),
@@ -75,14 +75,14 @@ def histogram_chart(seen: Clustered, ground: Ground) -> Layered:
         alt.Chart(alt.InlineData(values=ends))
         .mark_rule(color=ink(ground), strokeWidth=1.2)
         .encode(
-            x="value:Q",
+            x=alt.X("value:Q"),
             tooltip=[
                 alt.Tooltip("value:Q", title="centroid", format=".4f"),
                 alt.Tooltip("size:Q", title="weights nearest"),
             ],
         )
     )
-    return alt.layer(bars, rules).properties(height=320)
+    return alt.layer(bars, rules, height=320)
 
 
 def paths_chart(seen: Clustered, ground: Ground) -> Layered:
@@ -94,16 +94,16 @@ def paths_chart(seen: Clustered, ground: Ground) -> Layered:
             "update:Q", scale=alt.Scale(reverse=True, domain=[0, max(1, len(seen.paths) - 1)]),
             axis=_left("update", tickMinStep=1, format="d"),
         ),
-        detail="cluster:N",
+        detail=alt.Detail("cluster:N"),
     )  # fmt: skip
-    lines = base.mark_line(color=VERMILION, strokeWidth=1.6).encode(order="update:Q")
+    lines = base.mark_line(color=VERMILION, strokeWidth=1.6).encode(order=alt.Order("update:Q"))
     dots = base.mark_point(filled=True, size=36, color=VERMILION).encode(
         tooltip=[
             alt.Tooltip("update:Q"),
             alt.Tooltip("value:Q", title="centroid", format=".4f"),
         ]
     )
-    return alt.layer(lines, dots).properties(height=260)
+    return alt.layer(lines, dots, height=260)
 
 
 def attention_chart(seen: Clustered, ground: Ground) -> alt.Chart:
@@ -115,7 +115,7 @@ def attention_chart(seen: Clustered, ground: Ground) -> alt.Chart:
         .mark_rect(strokeWidth=0)
         .encode(
             x=_values(seen, "start:Q", title="weight"),
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             y=alt.Y(
                 "rank:O", sort="descending",
                 axis=_left("centroid", labelExpr=f"{names}[datum.value]", ticks=False),

@@ -69,7 +69,7 @@ def copy_chart(ways: Mapping[str, Copies], ground: Ground) -> Layered:
         alt.Chart(alt.InlineData(values=copy_records(ways)))
         .mark_bar(stroke=surface(ground), strokeWidth=1)
         .encode(
-            x=x, x2="start:Q",
+            x=x, x2=alt.X2("start:Q"),
             color=alt.Color(
                 "which:N", scale=alt.Scale(domain=list(ORDER), range=list(ORDER.values())),
                 legend=alt.Legend(title=None, orient="top", labelFontSize=13),
@@ -81,6 +81,6 @@ def copy_chart(ways: Mapping[str, Copies], ground: Ground) -> Layered:
     figures = (
         alt.Chart(alt.InlineData(values=totals))
         .mark_text(**labels(ground))
-        .encode(x=x, text="label:N", **place)
+        .encode(x=x, text=alt.Text("label:N"), **place)
     )
-    return alt.layer(bars, figures).properties(height=90 + 52 * len(storages))
+    return alt.layer(bars, figures, height=90 + 52 * len(storages))

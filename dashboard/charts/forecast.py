@@ -13,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import AXIS, Layered
+from dashboard.charts.frame import AXIS, Layered, at_y
 from dashboard.theme import Ground, category_colour, ink
 from profiler.analyses.whatif import Measured, Prediction
 from profiler.reports.units import format_mib, mib
@@ -78,9 +78,9 @@ def forecast_chart(
     # in a column at the right end, clear of the rule
     figures = bars.mark_text(
         align="right", baseline="middle", dx=-2, fontSize=12, color=ink(ground)
-    ).encode(x=alt.datum(most * ROOM), text="label:N")
+    ).encode(x=alt.XDatum(most * ROOM), text=alt.Text("label:N"))
     layers = [measured, predicted, figures, *_budget(budget_mib, ground)]
-    return alt.layer(*layers).properties(height=_LINE * len(lines) + AXIS)
+    return alt.layer(*layers, height=_LINE * len(lines) + AXIS)
 
 
 def _measured(row: Measured, line: str, figure: str) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def _budget(budget_mib: float | None, ground: Ground) -> list[alt.Chart]:
     if not budget_mib:
         return []
     at = [{"mib": budget_mib, "label": f"{budget_mib:g} MiB there"}]
-    base = alt.Chart(alt.InlineData(values=at)).encode(x="mib:Q")
+    base = alt.Chart(alt.InlineData(values=at)).encode(x=alt.X("mib:Q"))
     text = base.mark_text(
         align="center", baseline="bottom", dy=-3, fontSize=12, color=ink(ground)
-    ).encode(y=alt.value(0), text="label:N")
+    ).encode(y=at_y(0), text=alt.Text("label:N"))
     return [base.mark_rule(color=ink(ground), strokeWidth=2), text]

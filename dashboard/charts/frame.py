@@ -13,7 +13,7 @@ import altair as alt
 
 from dashboard.theme import Ground, in_order, ink, row_colour
 
-Layered = alt.LayerChart | alt.FacetChart  # what `alt.layer(...).properties` is declared to return
+Layered = alt.LayerChart | alt.FacetChart  # what `alt.layer` is declared to return
 
 BAND = 18  # pixels per bar
 AXIS = 60  # pixels of the axis and its title, which the height includes
@@ -61,6 +61,16 @@ def log_axis(title: str, values: Sequence[float], room: float) -> tuple[alt.X, f
     scale = alt.Scale(type="log", base=2, domain=[floor, top], nice=False, clamp=True)
     axis = alt.Axis(title=title, format="~g", tickCount=6, grid=True)
     return alt.X("mib:Q", scale=scale, axis=axis), floor
+
+
+def at_x(pixels: float) -> alt.XValue:
+    """A place in pixels from the left: `alt.value` searches the whole schema for what it means."""
+    return alt.XValue(pixels)  # type: ignore[no-untyped-call]
+
+
+def at_y(pixels: float) -> alt.YValue:
+    """A place in pixels from the top."""
+    return alt.YValue(pixels)  # type: ignore[no-untyped-call]
 
 
 def labels(ground: Ground) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered, height, labels, log_axis, row_axis, row_colours
+from dashboard.charts.frame import Layered, at_y, height, labels, log_axis, row_axis, row_colours
 from dashboard.lessons.clustering import Comparison
 from dashboard.theme import Ground, ink
 from profiler.reports.units import format_bytes, format_factor, mib
@@ -42,16 +42,16 @@ def held_chart(found: Comparison, ground: Ground) -> Layered:
         y=row_axis(names), x=x,
         tooltip=[alt.Tooltip("row:N", title="optimizations"), alt.Tooltip("label:N", title="kept")],
     )  # fmt: skip
-    bars = base.mark_bar().encode(x2="floor:Q", color=row_colours(names))
-    figures = base.mark_text(**labels(ground)).encode(text="label:N")
+    bars = base.mark_bar().encode(x2=alt.X2("floor:Q"), color=row_colours(names))
+    figures = base.mark_text(**labels(ground)).encode(text=alt.Text("label:N"))
     at = [{"mib": weight, "label": "the weight itself"}]
     rule = alt.Chart(alt.InlineData(values=at)).mark_rule(
         strokeDash=[5, 4], strokeWidth=1.5, color=ink(ground)
     ).encode(x=x)  # fmt: skip
     name = alt.Chart(alt.InlineData(values=at)).mark_text(
         align="left", baseline="bottom", dx=4, fontSize=12, color=ink(ground)
-    ).encode(x=x, y=alt.value(-2), text="label:N")  # fmt: skip
-    return alt.layer(bars, rule, figures, name).properties(height=height(len(names), 1) + 60)
+    ).encode(x=x, y=at_y(-2), text=alt.Text("label:N"))  # fmt: skip
+    return alt.layer(bars, rule, figures, name, height=height(len(names), 1) + 60)
 
 
 def _times(most: int, held: int) -> str:

@@ -88,26 +88,24 @@ def host_bytes_chart(
     measured = (
         base.transform_filter(alt.datum.source == "measured")
         .mark_bar()
-        .encode(x=x, x2="floor:Q", color=colours)
+        .encode(x=x, x2=alt.X2("floor:Q"), color=colours)
     )
     guessed = (
         base.transform_filter(alt.datum.source == "what-if")
         .mark_bar(fillOpacity=0.3, strokeWidth=1.2, strokeDash=[5, 3])
-        .encode(x=x, x2="floor:Q", color=colours, stroke=stroke)
+        .encode(x=x, x2=alt.X2("floor:Q"), color=colours, stroke=stroke)
     )
     paper = (
         base.transform_filter(alt.datum.source == "paper")
         .mark_bar(fillOpacity=0.12, strokeWidth=1.5)
         .encode(
             x=x,
-            x2="floor:Q",
+            x2=alt.X2("floor:Q"),
             color=colours,
             stroke=stroke,
         )
     )
     figures = base.mark_text(**labels(ground)).encode(
-        x=x, text="label:N", opacity=fade(selected, FADED_TEXT)
+        x=x, text=alt.Text("label:N"), opacity=fade(selected, FADED_TEXT)
     )
-    return alt.layer(measured, guessed, paper, figures).properties(
-        height=height(len(names), len(sources))
-    )
+    return alt.layer(measured, guessed, paper, figures, height=height(len(names), len(sources)))

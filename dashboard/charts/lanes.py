@@ -14,7 +14,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, at_y
 from dashboard.theme import Ground, ink
 
 MOST_PIECES = 4_000
@@ -73,7 +73,7 @@ def lane_chart(
         alt.Chart(alt.InlineData(values=_alternating(lane_records(pieces, scale))))
         .mark_bar(strokeWidth=1)
         .encode(
-            x=x, x2="end:Q",
+            x=x, x2=alt.X2("end:Q"),
             y=alt.Y(
                 "lane:N", sort=lanes, scale=alt.Scale(domain=lanes, paddingInner=0.25),
                 axis=alt.Axis(title=None, labelFontSize=13, labelLimit=260, ticks=False,
@@ -94,9 +94,7 @@ def lane_chart(
             ],
         )
     )  # fmt: skip
-    return alt.layer(*_stretches(stretches, scale, x, ground), bars).properties(
-        height=90 + 46 * len(lanes)
-    )
+    return alt.layer(*_stretches(stretches, scale, x, ground), bars, height=90 + 46 * len(lanes))
 
 
 def _alternating(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -122,17 +120,17 @@ def _stretches(
     shades = (
         base.transform_filter(alt.datum.odd == 1)
         .mark_rect(color=ink(ground), opacity=0.07)
-        .encode(x2="end:Q")
+        .encode(x2=alt.X2("end:Q"))
     )
     above: dict[str, Any] = {"baseline": "bottom", "fontSize": 12, "color": ink(ground)}
     early = (
         base.transform_filter(~alt.datum.late)
         .mark_text(align="left", dx=3, **above)
-        .encode(y=alt.value(-3), text="name:N")
+        .encode(y=at_y(-3), text=alt.Text("name:N"))
     )
     late = (  # it would reach beyond the chart
         base.transform_filter(alt.datum.late)
         .mark_text(align="right", **above)
-        .encode(x=alt.X("end:Q"), y=alt.value(-3), text="name:N")
+        .encode(x=alt.X("end:Q"), y=at_y(-3), text=alt.Text("name:N"))
     )
     return [shades, early, late]

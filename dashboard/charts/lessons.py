@@ -82,9 +82,9 @@ def kept_chart(found: Sequence[Kept], asked: str, ground: Ground) -> Layered:
     figures = (
         alt.Chart(alt.InlineData(values=sums))
         .mark_text(**labels(ground))
-        .encode(x=alt.X("mib:Q", scale=alt.Scale(domain=[0, top])), y=y, text="label:N")
+        .encode(x=alt.X("mib:Q", scale=alt.Scale(domain=[0, top])), y=y, text=alt.Text("label:N"))
     )
-    return alt.layer(bars, figures).properties(height=80 + 32 * len(codes))
+    return alt.layer(bars, figures, height=80 + 32 * len(codes))
 
 
 def line_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -129,6 +129,6 @@ def line_chart(lines: Sequence[Line], ground: Ground) -> Layered:
         )
     )
     figures = base.mark_text(align="left", dx=5, fontSize=12, color=ink(ground)).encode(
-        text="label:N"
+        text=alt.Text("label:N")
     )
-    return alt.layer(bars, figures).properties(height=80 + 80 * len(lines))
+    return alt.layer(bars, figures, height=80 + 80 * len(lines))

@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, at_x
 from dashboard.charts.timeline import MOST_ROWS, area_records, by_category
 from dashboard.theme import CATEGORY_NAMES, Ground, category_colour, ink
 from profiler.analyses.timeline import CATEGORIES, Timeline
@@ -55,7 +55,7 @@ def paired_chart(seen: Timeline, sides: Mapping[str, Timeline], ground: Ground) 
             **by_category(shown, colours),
         )
     )
-    return alt.layer(areas, *_peak(seen, ground)).properties(height=250)
+    return alt.layer(areas, *_peak(seen, ground), height=250)
 
 
 def _peak(seen: Timeline, ground: Ground) -> list[alt.Chart]:
@@ -63,8 +63,8 @@ def _peak(seen: Timeline, ground: Ground) -> list[alt.Chart]:
         return []
     size = seen.peak.total_bytes
     base = alt.Chart(alt.InlineData(values=[{"m": mib(size), "label": f"{format_mib(size)} MiB"}]))
-    rule = base.mark_rule(color=ink(ground), strokeDash=[4, 3]).encode(y="m:Q")
+    rule = base.mark_rule(color=ink(ground), strokeDash=[4, 3]).encode(y=alt.Y("m:Q"))
     text = base.mark_text(
         align="left", dx=6, dy=-8, fontSize=13, fontWeight="bold", color=ink(ground)
-    ).encode(x=alt.value(0), y="m:Q", text="label:N")
+    ).encode(x=at_x(0), y=alt.Y("m:Q"), text=alt.Text("label:N"))
     return [rule, text]

@@ -46,7 +46,7 @@ def pull_chart(found: Clustered, ground: Ground) -> Layered:
     base = alt.Chart(alt.InlineData(values=pull_records(found)))
     stems = base.mark_rule(strokeWidth=1.2, opacity=0.55).encode(
         x=_x(), y=_y(),
-        y2=alt.datum(0), color=_colour(words),
+        y2=alt.Y2Datum(0), color=_colour(words),
     )  # fmt: skip
     dots = base.mark_circle(size=34, opacity=0.9).encode(
         x=_x(),
@@ -58,7 +58,7 @@ def pull_chart(found: Clustered, ground: Ground) -> Layered:
             alt.Tooltip("gradient:Q", format=".3g"),
         ],
     )
-    return alt.layer(_centroids(found, ground), stems, dots).properties(height=360)
+    return alt.layer(_centroids(found, ground), stems, dots, height=360)
 
 
 def curve_chart(found: Clustered, ground: Ground) -> Layered:
@@ -86,9 +86,9 @@ def curve_chart(found: Clustered, ground: Ground) -> Layered:
             alt.InlineData(values=[{"weight": found.weights[ASKED], "soft": found.soft[ASKED]}])
         )
         .mark_point(size=120, filled=False, strokeWidth=2.5, color=ink(ground))
-        .encode(x=_x(), y="soft:Q")
+        .encode(x=_x(), y=alt.Y("soft:Q"))
     )
-    return alt.layer(_centroids(found, ground), lines, asked).properties(height=300)
+    return alt.layer(_centroids(found, ground), lines, asked, height=300)
 
 
 def _x() -> alt.X:

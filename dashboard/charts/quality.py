@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, at_x
 from dashboard.quality import DENSE, Quality
 from dashboard.theme import METHOD_COLOURS, Ground, ink, method_colour
 from profiler.reports.units import format_bytes, mib
@@ -103,7 +103,7 @@ def quality_chart(rows: Sequence[Quality], across: str, ground: Ground) -> Layer
         )
         .add_params(pick)
     )
-    return alt.layer(*_dense(dense, ground), points).properties(height=430)
+    return alt.layer(*_dense(dense, ground), points, height=430)
 
 
 def _dense(values: Sequence[float], ground: Ground) -> list[alt.Chart]:
@@ -118,5 +118,5 @@ def _dense(values: Sequence[float], ground: Ground) -> list[alt.Chart]:
     ]
     text = base.mark_text(
         align="left", baseline="top", dx=6, dy=5, fontSize=12, color=ink(ground)
-    ).encode(x=alt.value(0), y="low:Q", text="label:N")
+    ).encode(x=at_x(0), y=alt.Y("low:Q"), text=alt.Text("label:N"))
     return [*rules, text]

@@ -60,10 +60,10 @@ def share_chart(held: Mapping[str, int], ground: Ground) -> Layered:
     x = alt.X("start:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(alt.InlineData(values=records))
     bars = base.mark_bar(height=54, stroke="white", strokeWidth=1).encode(
-        x=x, x2="end:Q", color=colour,
+        x=x, x2=alt.X2("end:Q"), color=colour,
         tooltip=[alt.Tooltip("part:N", title="part"), alt.Tooltip("percent:N", title="share")],
     )  # fmt: skip
     figures = base.mark_text(fontSize=14, fontWeight="bold", color=_DARK_TEXT).encode(
-        x=alt.X("middle:Q", scale=alt.Scale(domain=[0, 1])), text="label:N"
+        x=alt.X("middle:Q", scale=alt.Scale(domain=[0, 1])), text=alt.Text("label:N")
     )
-    return alt.layer(bars, figures).properties(height=130)
+    return alt.layer(bars, figures, height=130)

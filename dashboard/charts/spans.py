@@ -72,10 +72,10 @@ def span_chart(group: Group, ground: Ground) -> Layered:
         scale=alt.Scale(domain=shown, range=[RELATIONS[name] for name in shown]),
         legend=alt.Legend(title=None, orient="top"),
     )
-    bars = base.mark_bar(height=14).encode(x=x, x2="end:Q", color=colour)
+    bars = base.mark_bar(height=14).encode(x=x, x2=alt.X2("end:Q"), color=colour)
     longest = max((r["end"] for r in records), default=0.0)
     figures = base.mark_text(align="left", dx=5, color=ink(ground)).encode(
         x=alt.X("end:Q", scale=alt.Scale(domain=[0, longest * 1.3 or 1.0], nice=False)),
-        text="about:N",
+        text=alt.Text("about:N"),
     )
-    return alt.layer(bars, figures).properties(height=110 + 30 * len(records))
+    return alt.layer(bars, figures, height=110 + 30 * len(records))

@@ -14,7 +14,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, at_y
 from dashboard.theme import CATEGORY_NAMES, Ground, category_colour, ink
 from profiler.analyses.timeline import CATEGORIES, Timeline
 from profiler.reports.units import format_mib, mib
@@ -181,7 +181,7 @@ def timeline_chart(seen: Timeline, ground: Ground, part: Part | None = None) -> 
         areas,
         *_peak(seen, window, ground),
     ]
-    return alt.layer(*layers).properties(height=420)
+    return alt.layer(*layers, height=420)
 
 
 def _top(seen: Timeline) -> float:
@@ -205,7 +205,7 @@ def _bands(records: list[dict[str, Any]], window: Part, ground: Ground) -> list[
         .mark_rect(color=ink(ground), opacity=0.07)
         .encode(
             x=_x("start:Q", window),
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             tooltip=[alt.Tooltip("name:N", title="backward of")],
         )
     )
@@ -220,7 +220,7 @@ def _bands(records: list[dict[str, Any]], window: Part, ground: Ground) -> list[
     names = (
         alt.Chart(alt.InlineData(values=_apart(named)))
         .mark_text(align="left", baseline="top", dx=3, fontSize=12, color=ink(ground))
-        .encode(x=_x("start:Q", window), y=alt.value(2), text="label:N")
+        .encode(x=_x("start:Q", window), y=at_y(2), text=alt.Text("label:N"))
     )
     return [shades, starts, names]
 
@@ -253,5 +253,5 @@ def _peak(seen: Timeline, window: Part, ground: Ground) -> list[alt.Chart]:
     text = base.mark_text(
         align="right" if late else "left", dx=-6 if late else 6, dy=-9, fontSize=13,
         fontWeight="bold", color=ink(ground),
-    ).encode(x=_x("s:Q", window), y="m:Q", text="label:N")  # fmt: skip
+    ).encode(x=_x("s:Q", window), y=alt.Y("m:Q"), text=alt.Text("label:N"))  # fmt: skip
     return [rule, text]

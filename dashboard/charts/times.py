@@ -57,7 +57,7 @@ def time_chart(seen: AblationView, selected: str | None, ground: Ground) -> Laye
         "yOffset": alt.YOffset("lane:N", sort=lanes, scale=alt.Scale(domain=lanes)),
     }
     bars = alt.Chart(alt.InlineData(values=records)).encode(
-        x=x, x2="start:Q", color=row_colours(names), tooltip=tooltip,
+        x=x, x2=alt.X2("start:Q"), color=row_colours(names), tooltip=tooltip,
         opacity=alt.Opacity("strength:Q", scale=None), **place,
     )  # fmt: skip
     measured = bars.transform_filter(alt.datum.lane == "measured").mark_bar()
@@ -69,9 +69,9 @@ def time_chart(seen: AblationView, selected: str | None, ground: Ground) -> Laye
     figures = (
         alt.Chart(alt.InlineData(values=ends))
         .mark_text(**labels(ground))
-        .encode(x=x, text="label:N", opacity=alt.Opacity("text:Q", scale=None), **place)
+        .encode(x=x, text=alt.Text("label:N"), opacity=alt.Opacity("text:Q", scale=None), **place)
     )
-    return alt.layer(measured, paper, figures).properties(height=height(len(names), len(lanes)))
+    return alt.layer(measured, paper, figures, height=height(len(names), len(lanes)))
 
 
 def _record(

@@ -67,9 +67,11 @@ def traffic_chart(seen: AblationView, selected: str | None, ground: Ground) -> L
         ],
     )
     bars = base.mark_bar().encode(
-        x2="floor:Q", color=row_colours(names), opacity=alt.Opacity("strength:Q", scale=None)
+        x2=alt.X2("floor:Q"),
+        color=row_colours(names),
+        opacity=alt.Opacity("strength:Q", scale=None),
     )
     figures = base.mark_text(**labels(ground)).encode(
-        text="label:N", opacity=alt.Opacity("text:Q", scale=None)
+        text=alt.Text("label:N"), opacity=alt.Opacity("text:Q", scale=None)
     )
-    return alt.layer(bars, figures).properties(height=height(len(names), 2))
+    return alt.layer(bars, figures, height=height(len(names), 2))

@@ -50,6 +50,8 @@ def fold_names(names: Iterable[str]) -> list[str]:
 
 def _once(lines: list[Line[T]], prints: dict[str, Hashable]) -> list[Line[T]] | None:
     """Fold along the first number of the first prefix where that joins anything."""
+    if len(lines) < 2:
+        return None
     for depth in range(1 + max((line.name.count(".") for line in lines), default=0)):
         layers: dict[str, dict[int, list[tuple[str, Line[T]]]]] = {}
         for line in lines:

@@ -208,7 +208,7 @@ FROM ordered o LEFT JOIN stacks k ON k.rank = o.rank AND k.stack_id = o.stack_id
 WHERE ($module = '' OR o.module = $module OR starts_with(o.module, $module || '.'))
     AND ($op = '' OR (o.op = $op AND o.module = $module))
 GROUP BY o.stack_id, o.rank, o.op, o.module
-ORDER BY unique_bytes DESC, logical_bytes DESC, o.module, o.op LIMIT $limit
+ORDER BY unique_bytes DESC, logical_bytes DESC, o.module, o.op, o.rank, o.stack_id LIMIT $limit
 """
 
 _OPERATIONS = f"""
