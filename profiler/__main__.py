@@ -26,7 +26,7 @@ Step = Annotated[int | None, typer.Option(help="default: the last step with save
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler report runs/a --top 5")
 def report(
     run: RunPath,
     step: Step = None,
@@ -44,7 +44,7 @@ def report(
         _console().print(report_text(found, top))
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler lint runs/a --fail-on error")
 def lint(
     run: RunPath,
     fail_on: Annotated[
@@ -69,7 +69,7 @@ def lint(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler diff runs/before runs/after")
 def diff(
     a: Annotated[Path, typer.Argument(help="the run before")],
     b: Annotated[Path, typer.Argument(help="the run after")],
@@ -89,7 +89,7 @@ def diff(
         _console().print(diff_text(found, top))
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler html runs/a runs/b --out report.html")
 def html(
     run: RunPath,
     other: Annotated[Path | None, typer.Argument(help="a second run to compare with")] = None,
@@ -113,7 +113,7 @@ def html(
         _console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler whatif runs/a --offload 'model.layers.*'")
 def whatif(
     run: RunPath,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="M: one copy per storage")] = False,
@@ -163,7 +163,7 @@ def whatif(
         _console().print(whatif_text(found))
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler export perfetto runs/a --out trace.json")
 def export(
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help="'formats' lists them")],
     run: RunPath,
@@ -182,7 +182,7 @@ def export(
         _console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command("import")
+@app.command("import", epilog="Example: python -m profiler import snapshot.pickle --out runs/a")
 def import_(
     file: Annotated[Path, typer.Argument(help="a PyTorch memory snapshot (pickle)")],
     out: Annotated[Path, typer.Option(help="the run folder to make")],
@@ -199,7 +199,7 @@ def import_(
         _console().print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler formats --json")
 def formats(as_json: AsJson = False) -> None:
     """List the formats of export."""
     from profiler.exports import FORMATS
@@ -212,7 +212,7 @@ def formats(as_json: AsJson = False) -> None:
             _console().print(f"{name:20} {suffix}", markup=False, highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: python -m profiler runs runs/")
 def runs(
     root: Annotated[Path, typer.Argument(help="folder of runs")] = Path("runs"),
     as_json: AsJson = False,

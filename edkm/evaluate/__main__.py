@@ -16,7 +16,7 @@ from rich.console import Console
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog="Example: python -m edkm.evaluate runs/tuned/model --text heldout.txt")
 def main(
     folder: Annotated[Path, typer.Argument(help="palettized or plain model folder")],
     text: Annotated[Path | None, typer.Option(help="plain text, or an instruction file")] = None,

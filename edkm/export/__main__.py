@@ -14,7 +14,7 @@ from rich.console import Console
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog="Example: python -m edkm.export runs/tuned/model --dense runs/plain")
 def main(
     folder: Annotated[Path, typer.Argument(help="palettized folder, the `model` of a run")],
     dense: Annotated[Path | None, typer.Option(help="write plain Hugging Face here")] = None,

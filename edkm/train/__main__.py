@@ -21,10 +21,20 @@ from rich.table import Table
 PLUGINS = "edkm.train.callbacks"  # entry points that make TrainerCallbacks
 _ERRORS = Console(stderr=True, soft_wrap=True, highlight=False)
 
+_EPILOG = """
+Examples:
+
+python -m edkm.train --model path/to/llama --data alpaca.json --out runs/tuned --bits 3 --lr 1e-4
+
+python -m edkm.train ... --out runs/tuned --resume
+
+torchrun --nproc-per-node 2 -m edkm.train ... --fsdp
+"""
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(epilog=_EPILOG)
 def main(
     model: Annotated[Path, typer.Option(help="folder of a transformers causal language model")],
     data: Annotated[Path, typer.Option(help="Alpaca or self-instruct .json/.jsonl, or text")],
