@@ -1,7 +1,7 @@
 """One row's work: a model, a method, bits, and the data that every method shares.
 
 Contract: a frozen value that travels as JSON; bad values raise ``ValueError``. ``compress`` turns
-it into a folder that ``edkm.baselines.load`` reads back. Rows of the training text are cut once,
+it into a folder that ``edkm.baselines.packed.load`` reads back. Rows of the training text are cut
 in one way, for calibration and for tuning.
 Boundary: which method does what is in the modules that ``compress`` names.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "edkm": ("clustered", "edkm"),
 }
 TRAINED = ("dense", "llm-qat", "dkm", "edkm")  # see steps x batch x sequence tokens
+STARTS = ("given", "tuned")  # compressed: the model itself, or that model tuned dense first
 SEEDLESS = ("rtn",)  # no calibration, no order, no start: one seed is all there is
 
 
@@ -54,9 +55,18 @@ class Job:
     preset: str = "quality"  # edkm.train's preset for the eDKM row
     tasks: Path | None = None  # folder of local rows for lm-eval; None: no tasks
     seed: int = 0  # of the calibration rows, the order of batches, the start of k-means
+    name: str = ""  # of the row in its table; empty: the method's
+    start: str = "given"  # of ``STARTS``; "tuned" for methods that do not train themselves
+    shared: Path | None = None  # folder of work that rows of a table share; None: within ``out``
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, tuple(METHODS))
+        check_choice("start", self.start, STARTS)
+        if self.start == "tuned" and self.method in TRAINED:
+            raise ValueError(
+                f"start is 'tuned', but {self.method} trains by itself; use 'given', or a method "
+                "that does not train"
+            )
         check_range("bits", self.bits, 2, 8, "the peers' integers have at least two bits")
         check_range("embedding_bits", self.embedding_bits, 2, 8, "as for bits")
         check_range("sequence", self.sequence, 2, None, "predicting takes at least two tokens")
@@ -66,6 +76,11 @@ class Job:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; use a rate between 0 and 1")
 
+    @property
+    def common(self) -> Path:
+        """Folder of work that other rows may share."""
+        return self.shared or self.out / "shared"
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, paths as text."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
@@ -73,13 +88,17 @@ class Job:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Job:
         """The job that ``as_json`` gave."""
-        paths = ("model", "text_train", "text_heldout", "out", "tasks")
+        paths = ("model", "text_train", "text_heldout", "out", "tasks", "shared")
         found: dict[str, Any] = {k: Path(v) if k in paths and v else v for k, v in values.items()}
         return cls(**found)
 
 
 def compress(job: Job) -> Path:
     """Do the job; the folder of the compressed model, its tokenizer beside it."""
+    if job.start == "tuned":
+        from edkm.baselines.clustered import tuned
+
+        job = replace(job, model=tuned(job), start="given")
     module, function = METHODS[job.method]
     folder: Path = getattr(importlib.import_module(f"edkm.baselines.{module}"), function)(job)
     return folder

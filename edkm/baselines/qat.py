@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edkm.baselines.calibrated import check_groups
 from edkm.baselines.job import Job, load_source
 from edkm.baselines.packed import Integers, write_integers
+from edkm.baselines.shared import once
 from edkm.train.config import TrainConfig
 from edkm.train.data import IGNORE, Sequence
 
 GREEDY = 4  # tokens after the first that are the likeliest ones
+TEXT = "text.safetensors"  # int64 ids, [sequences, tokens]
 _AT_ONCE = 64  # sequences that are generated together
 
 
@@ -34,7 +37,7 @@ def llm_qat(job: Job) -> Path:
     model, tokenizer = load_source(job)
     check_groups(model, job.group_size)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
-    rows = data_free_rows(teacher, job.steps * job.batch, job.sequence, job.seed)
+    rows = teacher_rows(job, teacher)
     prepare(model, job.bits, job.embedding_bits, job.group_size)
     config = TrainConfig(
         model=job.model,
@@ -57,6 +60,23 @@ def llm_qat(job: Job) -> Path:
     return write_integers(*convert(model), teacher, tokenizer, job.out / "model")
 
 
+def teacher_rows(job: Job, teacher: Any) -> list[Sequence]:
+    """The text of this seed's teacher, written once for rows of any bits."""
+    head = teacher.config.bos_token_id
+
+    def make(folder: Path) -> None:
+        made = data_free_rows(teacher, job.steps * job.batch, job.sequence, job.seed)
+        save_file({"ids": torch.tensor([row.ids for row in made])}, folder / TEXT)
+
+    ids = load_file(once(job.common / f"text-{job.seed}", make) / TEXT)["ids"]
+    return [_row(one, head) for one in ids.tolist()]
+
+
+def _row(ids: list[int], head: int | None) -> Sequence:
+    labels = ids if head is None else [IGNORE, *ids[1:]]
+    return Sequence(ids, labels, list(range(len(ids))))
+
+
 @torch.no_grad()
 def data_free_rows(teacher: Any, count: int, length: int, seed: int) -> list[Sequence]:
     """``count`` sequences of ``length`` tokens of the teacher's own, BOS (if any) first."""
@@ -70,9 +90,7 @@ def data_free_rows(teacher: Any, count: int, length: int, seed: int) -> list[Seq
             ids = torch.cat([torch.full((wanted, 1), head), ids], dim=1)
         ids = _extend(teacher, ids, min(GREEDY, length - ids.shape[1]), sample=False)
         ids = _extend(teacher, ids, length - ids.shape[1], sample=True)
-        for one in ids.tolist():
-            labels = one if head is None else [IGNORE, *one[1:]]
-            rows.append(Sequence(one, labels, list(range(length))))
+        rows += [_row(one, head) for one in ids.tolist()]
     return rows
 
 

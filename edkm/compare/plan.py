@@ -1,8 +1,9 @@
 """What is compared: the settings of a table, and the rows that follow from them.
 
 Contract: a frozen value; ``plan`` lists a job for each row, in the order they run: the dense model
-tuned as long (one row, whatever the bits), then methods by bits; the first seed of everything
-before the second.
+tuned as long (one row a seed, whatever the bits), then bits in the order given, each over all
+seeds. A method is named ``[tuned+]METHOD[@EMBEDDING_BITS]``: ``tuned+gptq`` is GPTQ of the dense
+model tuned as long, ``gptq@4`` is GPTQ with embeddings of 4 bits.
 Boundary: no model and no file is looked at here.
 """
 
@@ -18,6 +19,8 @@ from edkm.baselines.job import METHODS, SEEDLESS, Job
 from edkm.dkm.checks import check_choice
 
 DENSE_BITS = 8  # of a job that needs none: the dense row has no bits
+TUNED = "tuned+"
+DEFAULT = (*METHODS, "tuned+gptq", "tuned+awq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Settings:
     text_train: Path
     text_heldout: Path
     out: Path
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = DEFAULT
     bits: tuple[int, ...] = (2, 3, 4)
     seeds: tuple[int, ...] = (0,)
     group_size: int = 64
@@ -40,11 +43,9 @@ class Settings:
     learning_rate: float = 3e-4
     dense_rate: float = 1e-4
     preset: str = "quality"
-    tasks: Path | None = None
+    tasks: Path | None = None  # of the first seed's rows
 
     def __post_init__(self) -> None:
-        for method in self.methods:
-            check_choice("methods", method, tuple(METHODS))
         for name in ("methods", "bits", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; name at least one, separated by commas")
@@ -52,6 +53,12 @@ class Settings:
             path = getattr(self, name)
             if path is not None and not path.exists():
                 raise ValueError(f"{name} is {path}, which does not exist; give a path that does")
+        plan(self)  # refuses what a job refuses
+
+    @property
+    def shared(self) -> Path:
+        """Folder of work that rows share."""
+        return self.out / "work" / "shared"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, paths as text."""
@@ -67,24 +74,46 @@ class Settings:
 def plan(settings: Settings) -> list[Job]:
     """The rows to run."""
     jobs = []
-    for seed in settings.seeds:
-        if "dense" in settings.methods:
-            jobs.append(_job(settings, "dense", DENSE_BITS, seed))
-        for bits in settings.bits:
-            for method in settings.methods:
-                if method != "dense" and not (method in SEEDLESS and seed != settings.seeds[0]):
-                    jobs.append(_job(settings, method, bits, seed))
+    if "dense" in settings.methods:
+        jobs += [_job(settings, "dense", DENSE_BITS, seed) for seed in settings.seeds]
+    for bits in settings.bits:
+        for seed in settings.seeds:
+            for name in settings.methods:
+                seedless = name in SEEDLESS and seed != settings.seeds[0]
+                if name != "dense" and not seedless:
+                    jobs.append(_job(settings, name, bits, seed))
     return jobs
 
 
-def _job(settings: Settings, method: str, bits: int, seed: int) -> Job:
+def parse(name: str) -> tuple[str, str, int | None]:
+    """(start, method, embedding bits or None) of a name. ``ValueError`` says what is wrong."""
+    inner = name.removeprefix(TUNED)
+    method, at, bits = inner.partition("@")
+    check_choice("methods", method, tuple(METHODS))
+    if at and not bits.isdecimal():
+        raise ValueError(f"methods has {name!r}; after @ give the embeddings' bits, as gptq@4")
+    return "given" if inner == name else "tuned", method, int(bits) if at else None
+
+
+def _job(settings: Settings, name: str, bits: int, seed: int) -> Job:
+    start, method, embedding_bits = parse(name)
     shared = {
         name: getattr(settings, name)
         for name in (
-            "model", "text_train", "text_heldout", "group_size", "embedding_bits", "calibration",
-            "steps", "batch", "sequence", "learning_rate", "dense_rate", "preset", "tasks",
+            "model", "text_train", "text_heldout", "group_size", "calibration", "steps", "batch",
+            "sequence", "learning_rate", "dense_rate", "preset", "shared",
         )
     }  # fmt: skip
-    name = "dense" if method == "dense" else f"{method}-{bits}"
-    out = settings.out / "work" / f"{name}-{seed}"
-    return Job(method=method, bits=bits, seed=seed, out=out, **shared)
+    return Job(
+        name=name,
+        method=method,
+        start=start,
+        bits=bits,
+        seed=seed,
+        embedding_bits=embedding_bits or settings.embedding_bits,
+        out=settings.out
+        / "work"
+        / (f"{name}-{seed}" if name == "dense" else f"{name}-{bits}-{seed}"),
+        tasks=settings.tasks if seed == settings.seeds[0] else None,
+        **shared,
+    )

@@ -3,8 +3,10 @@
 Contract: ``{"settings", "machine", "versions", "rows"}``; a row has the keys of ``KEYS``: sizes in
 bytes of the model's files, ``bits_per_weight`` of those bytes over all parameters (embeddings,
 norms and headers included), perplexities of the held-out text before (``ppl_dense``) and after,
-``tasks`` or None, seconds and peak resident bytes of the method's process, ``status`` ``"done"`` or
-``"failed"``, ``error`` or None. ``bits`` is None for the dense row. Written whole or not at all.
+``tasks`` or None, seconds of the wall clock and of the processor and peak resident bytes of the
+method's process, ``status`` ``"done"`` or ``"failed"``, ``error`` or None. ``bits`` and
+``embedding_bits`` are None for the dense row. Rows are ordered by method, bits and seed. Written
+whole or not at all.
 Boundary: rendering is ``edkm.compare.report``.
 """
 
@@ -26,8 +28,8 @@ from edkm.compare.plan import Settings
 
 FILE = "comparison.json"
 KEYS = (
-    "method", "bits", "group_size", "size_bytes", "bits_per_weight", "ppl_dense", "ppl", "tasks",
-    "seconds", "peak_bytes", "seed", "status", "error",
+    "method", "bits", "embedding_bits", "group_size", "size_bytes", "bits_per_weight", "ppl_dense",
+    "ppl", "tasks", "seconds", "cpu_seconds", "peak_bytes", "seed", "status", "error",
 )  # fmt: skip
 PACKAGES = (
     "torch", "transformers", "llmcompressor", "compressed-tensors", "torchao", "coremltools",
@@ -70,7 +72,10 @@ class Record:
     def add(self, row: Row) -> None:
         """Keep ``row`` in place of an earlier one of the same method, bits and seed."""
         # read again: another command may have filled in rows of the same table meanwhile
-        self.rows = [*(old for old in self._read() if key(old) != key(row)), row]
+        kept = [old for old in self._read() if key(old) != key(row)]
+        self.rows = sorted(
+            [*kept, row], key=lambda one: (one["method"], one["bits"] or 0, one["seed"])
+        )
         write_json(self.path, self.as_json())
 
     def as_json(self) -> dict[str, Any]:
@@ -91,16 +96,17 @@ def key(row: Row) -> Key:
 
 def job_key(job: Job) -> Key:
     """The key of the job's row."""
-    return job.method, None if job.method == "dense" else job.bits, job.seed
+    return job.name or job.method, None if job.method == "dense" else job.bits, job.seed
 
 
-def failed(job: Job, error: str | None, seconds: float) -> Row:
+def failed(job: Job, error: str | None) -> Row:
     """A row without numbers."""
     row: Row = dict.fromkeys(KEYS)
     row["method"], row["bits"], row["seed"] = job_key(job)
+    row["embedding_bits"] = None if job.method == "dense" else job.embedding_bits
     grouped = job.method in ("rtn", "smoothquant", "gptq", "awq", "llm-qat")
     row["group_size"] = job.group_size if grouped else None
-    return {**row, "seconds": seconds, "status": "failed", "error": error}
+    return {**row, "status": "failed", "error": error}
 
 
 def write_json(path: Path, value: Any) -> None:

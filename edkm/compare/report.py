@@ -12,12 +12,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from edkm.compare.plan import parse
+
 Row = dict[str, Any]
 NAMES = {
     "dense": "dense, tuned", "rtn": "RTN", "smoothquant": "SmoothQuant (weights)", "gptq": "GPTQ",
     "awq": "AWQ", "llm-qat": "LLM-QAT (weights)", "kmeans": "k-means", "dkm": "DKM (coremltools)",
     "edkm": "eDKM",
 }  # fmt: skip
+
+
+def title(name: str) -> str:
+    """A method's name as readers know it."""
+    start, method, bits = parse(name)
+    text = NAMES[method] if start == "given" else f"tuned, then {NAMES[method]}"
+    return text if bits is None else f"{text}, embeddings {bits}"
 
 
 def groups(rows: Iterable[Row]) -> list[list[Row]]:
@@ -36,8 +45,8 @@ def groups(rows: Iterable[Row]) -> list[list[Row]]:
 def table(result: dict[str, Any]) -> str:
     """The rows as a Markdown table; below it what failed."""
     tasks = sorted({name for row in result["rows"] for name in row["tasks"] or {}})
-    head = ["method", "bits", "group", "bytes", "bits/weight", "perplexity", "of dense", "seeds",
-            "seconds", "peak MiB", *tasks]  # fmt: skip
+    head = ["method", "bits", "embeddings", "group", "bytes", "bits/weight", "perplexity",
+            "of dense", "seeds", "CPU s", "peak MiB", *tasks]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for members in groups(result["rows"]):
         if done := [row for row in members if row["status"] == "done"]:
@@ -46,7 +55,7 @@ def table(result: dict[str, Any]) -> str:
     if wrong:
         lines += ["", "Failed:", ""]
         for row in wrong:
-            name = f"{NAMES[row['method']]}, {_bits(row)}, seed {row['seed']}"
+            name = f"{title(row['method'])}, {_bits(row)}, seed {row['seed']}"
             lines.append(f"- {name}: {row['error']}")
     return "\n".join(lines) + "\n"
 
@@ -57,10 +66,11 @@ def _bits(row: Row) -> str:
 
 def _cells(rows: list[Row], tasks: list[str]) -> list[str]:
     first = rows[0]
-    seconds, peak = _numbers(rows, "seconds"), _numbers(rows, "peak_bytes")
+    seconds, peak = _numbers(rows, "cpu_seconds"), _numbers(rows, "peak_bytes")
     cells = [
-        NAMES[first["method"]],
+        title(first["method"]),
         "" if first["bits"] is None else str(first["bits"]),
+        "" if first["embedding_bits"] is None else str(first["embedding_bits"]),
         "" if first["group_size"] is None else str(first["group_size"]),
         f"{statistics.mean(_numbers(rows, 'size_bytes')):,.0f}",
         f"{statistics.mean(_numbers(rows, 'bits_per_weight')):.2f}",
@@ -111,11 +121,11 @@ def picture(result: dict[str, Any], path: Path) -> None:
         lines.setdefault(members[0]["method"], []).append(point)
     for method, points in lines.items():
         if method == "dense":
-            axes.axhline(points[0][1], color="0.4", linestyle="--", label=NAMES[method])
+            axes.axhline(points[0][1], color="0.4", linestyle="--", label=title(method))
         else:
             x, y = zip(*sorted(points), strict=True)
             thick = 2.5 if method == "edkm" else 1.2
-            axes.plot(x, y, marker="o", linewidth=thick, label=NAMES[method])
+            axes.plot(x, y, marker="o", linewidth=thick, label=title(method))
     axes.set_yscale("log")
     axes.set_xlabel("bits per weight, of the whole file")
     axes.set_ylabel("held-out perplexity")

@@ -18,7 +18,7 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("edkm.compare", run_name="__main__", alter_sys=True)
 """
-METHODS = "dense,rtn,smoothquant,gptq,awq,llm-qat,kmeans,dkm,edkm"
+METHODS = "dense,rtn,smoothquant,gptq,awq,llm-qat,kmeans,dkm,edkm,tuned+gptq,gptq@4"
 
 
 def command(model: Path, text: Path, out: Path, *more: str) -> list[str]:
@@ -55,7 +55,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        while not (out / "work" / "rtn-3-0" / "log.txt").exists():
+        while not (out / "work" / "imports.log").exists():
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -76,10 +76,11 @@ def test_every_method_fills_its_row(realdata: Path, tmp_path: Path) -> None:
     arguments = command(
         realdata / "models" / "stories260K", text, tmp_path / "out",
         "--methods", METHODS, "--bits", "4", "--group-size", "4", "--steps", "2", "--batch", "2",
-        "--sequence", "64", "--calibration", "2", "--json",
+        "--sequence", "64", "--calibration", "2", "--jobs", "2", "--json",
     )  # fmt: skip
     done = run(arguments)
     assert done.returncode == 0, done.stderr
+    assert "11 rows to run: about" in done.stderr and "Failed to load" not in done.stderr
     result = json.loads(done.stdout)
     rows = {row["method"]: row for row in result["rows"]}
     assert set(rows) == set(METHODS.split(","))
@@ -87,9 +88,12 @@ def test_every_method_fills_its_row(realdata: Path, tmp_path: Path) -> None:
     for method, row in rows.items():
         assert row["status"] == "done" and row["ppl_dense"] == dense
         assert dense * 0.8 < row["ppl"] < dense * 3, method  # 4 bits lose little; noise is 500
-        assert row["peak_bytes"] > 1 << 26 and row["seconds"] > 0
+        assert row["peak_bytes"] > 1 << 26 and row["seconds"] > 0 and row["cpu_seconds"] > 0
     sizes = {method: row["size_bytes"] for method, row in rows.items()}
     assert sizes["edkm"] < sizes["rtn"] == sizes["gptq"] == sizes["awq"] == sizes["smoothquant"]
-    assert sizes["rtn"] < sizes["dense"] / 2
+    assert sizes["gptq@4"] < sizes["rtn"] == sizes["tuned+gptq"] < sizes["dense"] / 2
     assert (tmp_path / "out" / "picture.png").stat().st_size > 10_000
-    assert "| eDKM | 4 |" in (tmp_path / "out" / "table.md").read_text()
+    assert "| eDKM | 4 | 8 |" in (tmp_path / "out" / "table.md").read_text()
+    work = tmp_path / "out" / "work"
+    assert json.loads((work / "shared" / "tuned-0" / "spent.json").read_text())["seconds"] > 0
+    assert not (work / "gptq-4-0" / "model").exists()  # measured, and as large as the model
