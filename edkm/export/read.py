@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from edkm.export.format import FILE, Header
+from edkm.export.format import FILE, VERSION, Header
+from edkm.export.parts import checked, split
 from edkm.palette import Palette
 from edkm.palettized import PalettizedEmbedding, PalettizedLinear
 
@@ -37,13 +38,17 @@ def read_palettes(
         raise ValueError(
             f"{path} is not a readable safetensors file ({error}); copy or write it again"
         ) from error
+    if header.version == VERSION:
+        palettes, others = split(header, tensors, str(path))
+        return palettes, others, header.tied
     palettes = {}
-    for name, (bits, shape) in header.weights.items():
+    for name, entry in header.entries.items():
         missing = [part for part in ("table", "indices") if f"{name}.{part}" not in tensors]
         if missing:
             raise ValueError(f"{path} lacks {name}.{missing[0]}; copy or write it again")
         table, packed = tensors.pop(f"{name}.table"), tensors.pop(f"{name}.indices")
-        palettes[name] = Palette(table, packed, shape, bits, tensors.pop(f"{name}.scale", None))
+        scale = tensors.pop(f"{name}.scale", None)
+        palettes[name] = checked(name, table, packed, entry, scale, str(path))
     return palettes, tensors, header.tied
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from edkm.clustering import Clustering
 from edkm.export.format import FILE, KEY, Header
+from edkm.export.parts import join, palette_entry, tensor_entry
 from edkm.palette import Palette
 
 
@@ -32,13 +33,17 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     folder = Path(folder)
     palettes = clustering.palettes()
     rest, tied = _other_tensors(model, clustering)
-    header = Header({name: (p.bits, p.shape) for name, p in palettes.items()}, tied)
+    entries = {name: palette_entry(palette) for name, palette in palettes.items()}
+    header = Header.make(entries | {n: tensor_entry(t) for n, t in rest.items()}, tied)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        tensors = {**_palette_tensors(palettes), **rest}
-        save_file(tensors, partial / FILE, metadata={"format": "pt", KEY: header.dump()})
+        save_file(
+            join(header, palettes, rest),
+            partial / FILE,
+            metadata={"format": "pt", KEY: header.dump()},
+        )
         for part in ("config", "generation_config"):
             settings: Any = getattr(model, part, None)
             if hasattr(settings, "save_pretrained"):
@@ -69,16 +74,6 @@ def size_bound(palettes: Mapping[str, Palette]) -> int:
     return sum(palette.nbytes for palette in palettes.values())
 
 
-def _palette_tensors(palettes: Mapping[str, Palette]) -> dict[str, Tensor]:
-    tensors = {}
-    for name, palette in palettes.items():
-        tensors[f"{name}.table"] = palette.table.cpu().contiguous()
-        tensors[f"{name}.indices"] = palette.packed.cpu().contiguous()
-        if palette.scale is not None:
-            tensors[f"{name}.scale"] = palette.scale.cpu().contiguous()
-    return tensors
-
-
 def _other_tensors(
     model: nn.Module, clustering: Clustering
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,7 +90,7 @@ def _other_tensors(
         if home != plain:
             tied[plain] = home
         elif plain not in clustering.weights:
-            rest[plain] = tensor.detach().cpu().contiguous()
+            rest[plain] = tensor
     return rest, tied
 
 

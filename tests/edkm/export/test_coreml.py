@@ -22,9 +22,9 @@ from tests.tiny_llama import tiny_llama
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def written(folder: Path, *, scaled: bool) -> Path:
+def written(folder: Path, *, scaled: bool, group_size: int | None = None) -> Path:
     model = tiny_llama()
-    edkm.cluster(model, bits=3, embedding_bits=6, row_scale=scaled)
+    edkm.cluster(model, bits=3, embedding_bits=6, row_scale=scaled, group_size=group_size)
     return save(model, folder)
 
 
@@ -67,3 +67,23 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     for options, words in [((), "nothing to write"), (("--coreml", "x", "--length", "65"), "64")]:
         bad = command(*options)
         assert bad.exit_code == 2 and words in bad.stderr  # type: ignore
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_groups_of_rows_keep_their_own_tables(tmp_path: Path, scaled: bool) -> None:
+    folder = written(tmp_path / "m", scaled=scaled, group_size=8)
+    operations = to_coreml(folder, length=8)._mil_program.functions["main"].operations
+    dense = []
+    for op in (op for op in operations if op.op_type == "constexpr_lut_to_dense"):
+        table = op.lut.val
+        if table is None:  # made by the operation that multiplies it by the rows' scales
+            table = op.lut.op.data.val * op.lut.op.scale.val
+        index = op.indices.val.astype(np.int64)
+        rows = table.reshape(len(table), -1).repeat(len(index) // len(table), axis=0)
+        dense.append(np.take_along_axis(rows.astype(np.float32), index, axis=1))
+    palettes = edkm.export.read_palettes(folder)[0]
+    assert sum(palette.groups > 1 for palette in palettes.values()) == 2 * 7
+    for name, palette in palettes.items():
+        ours = palette.dense().numpy()
+        same = [d for d in dense if d.shape == ours.shape and np.allclose(d, ours, rtol=2e-3)]
+        assert same, name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import edkm
@@ -50,15 +52,20 @@ def test_baked_folders_are_plain(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-def test_size_on_disk(tmp_path: Path, realdata: Path) -> None:
-    folder = realdata / "models" / "stories3M"
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+@pytest.mark.parametrize("name", ["stories3M", "stories260K"])
+def test_size_on_disk(tmp_path: Path, realdata: Path, name: str) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(realdata / "models" / name)
     clustering = edkm.cluster(model, bits=3)
     save(model, tmp_path / "m")
-    weights = sum(e.weight.numel() * e.codebook.config.bits for e in clustering.weights.values())
-    tables = sum(4 * e.codebook.config.clusters for e in clustering.weights.values())
-    assert size_bound(clustering.palettes()) == weights // 8 + tables
-    assert (tmp_path / "m" / "model.safetensors").stat().st_size < 1.02 * (weights / 8 + tables)
+    entries = clustering.weights.values()
+    weights = sum(e.weight.numel() * e.codebook.config.bits for e in entries) // 8
+    tables = sum(4 * e.codebook.config.clusters for e in entries)
+    assert size_bound(clustering.palettes()) == weights + tables
+    clustered = sum(e.weight.numel() for e in entries)
+    norms = 4 * (sum(p.numel() for p in model.parameters()) - clustered)  # at their 32 bits
+    size = (tmp_path / "m" / "model.safetensors").stat().st_size
+    assert size <= 1.02 * (weights + tables + norms)
+    assert size - (weights + tables + norms) < 1600  # the header, however many layers there are
 
 
 def test_writing_fails_without_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,18 +98,78 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     model = tiny_llama()
     edkm.cluster(model)
     save(model, tmp_path / "m")
-    path = tmp_path / "m" / "model.safetensors"
-    tensors = load_file(path)
-    palettes, _, _ = read_palettes(tmp_path / "m")
-    name = next(iter(palettes))
-    from safetensors import safe_open
+    assert isinstance(load(tmp_path / "m"), transformers.LlamaForCausalLM)
 
+
+DAMAGE = [  # what becomes of the tensors and of the header, and what is said
+    (lambda t: {**t, "indices": t["indices"][:-5].clone()}, {}, "the file is cut or misread"),
+    (lambda t: {**t, "indices": t["indices"].repeat(2)}, {}, "of which the header describes"),
+    (lambda t: {**t, "extra": torch.zeros(3)}, {}, "'extra' holds 3 elements"),
+    (lambda t: {**t, "indices": t["indices"].short()}, {}, "should be torch.uint8"),
+    (lambda t: {k: v for k, v in t.items() if k != "tables.float32"}, {}, "is nothing"),
+    (lambda t: {**t, "tables.float32": t["tables.float32"] * torch.nan}, {}, r"table of .* NaN"),
+    (dict, {"version": 7}, "format version 7"),
+    (dict, {"tensors": 3}, "damaged header"),
+    (dict, {"tensors": {"a": {"shape": [2, "x"]}}}, "damaged header"),
+    (dict, {"tensors": {"a": {"shape": [2], "bits": 9}}}, "damaged header.*bits is 9"),
+    (dict, {"tensors": {"0-99999999": {"a": {"shape": [2]}}}}, "no run of layers"),
+    (dict, {"tensors": {"a": {"shape": [0, 4], "bits": 3}}}, "a: .*for a weight of shape"),
+    (dict, {"tensors": {"a": {"shape": [8, 4], "bits": 3, "groups": 3}}}, "a: 3 tables"),
+    (dict, {"tensors": {"a": {"shape": [8, 4], "bits": 3, "clusters": 2}}}, "into a table of 2"),
+    (dict, {"dtype": "nn"}, "which torch does not have"),
+]
+
+
+@pytest.mark.parametrize(("damage", "header", "message"), DAMAGE)
+def test_damaged_files_say_what_is_wrong(
+    tmp_path: Path, damage: Any, header: dict[str, object], message: str
+) -> None:
+    model = tiny_llama()
+    edkm.cluster(model)
+    path = save(model, tmp_path / "m") / "model.safetensors"
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors[f"{name}.indices"] = tensors[f"{name}.indices"][:-5].clone()
-    save_file(tensors, path, metadata=metadata)
-    with pytest.raises(ValueError, match="bytes of indices"):
+        found = json.loads(file.metadata()["edkm"])
+    if header.get("tensors"):
+        found["tied"] = {}
+    save_file(damage(load_file(path)), path, metadata={"edkm": json.dumps({**found, **header})})
+    with pytest.raises(ValueError, match=message):
         load(tmp_path / "m")
-    save_file(tensors, path, metadata={**metadata, "edkm": '{"version": 7}'})
-    with pytest.raises(ValueError, match="format version 7"):
+
+
+def test_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
+    model = tiny_llama()
+    edkm.cluster(model)
+    path = save(model, tmp_path / "m") / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="not a readable safetensors"):
         load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_earlier_releases_are_read(tmp_path: Path, version: int) -> None:
+    model = tiny_llama()
+    edkm.cluster(model, bits=3, embedding_bits=5, row_scale=version == 2)
+    expected = model.eval()(IDS).logits
+    save(model, tmp_path / "m")
+    palettes, tensors, tied = read_palettes(tmp_path / "m")
+    weights = {name: [palette.bits, palette.shape] for name, palette in palettes.items()}
+    for name, palette in palettes.items():
+        tensors |= {f"{name}.table": palette.table, f"{name}.indices": palette.packed}
+        if palette.scale is not None:
+            tensors[f"{name}.scale"] = palette.scale
+    text = json.dumps({"version": version, "weights": weights, "tied": tied})
+    save_file(tensors, tmp_path / "m" / "model.safetensors", metadata={"edkm": text})
+    assert torch.equal(load(tmp_path / "m", dense=True)(IDS).logits, expected)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_groups_go_along(tmp_path: Path, scaled: bool) -> None:
+    model = tiny_llama(dtype=torch.bfloat16)
+    edkm.cluster(model, bits=3, embedding_bits=6, group_size=8, row_scale=scaled)
+    expected = model.eval()(IDS).logits
+    save(model, tmp_path / "m")
+    groups = {name: palette.groups for name, palette in read_palettes(tmp_path / "m")[0].items()}
+    assert groups["model.layers.1.mlp.up_proj.weight"] == 48 // 8
+    assert groups["model.embed_tokens.weight"] == 1
+    assert torch.equal(load(tmp_path / "m", dense=True)(IDS).logits, expected)
+    torch.testing.assert_close(load(tmp_path / "m")(IDS).logits, expected)
