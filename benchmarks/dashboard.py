@@ -50,7 +50,7 @@ STEP_NS = 2 * 10**9
 CHART = ", ".join(
     f"[data-testid=stElementContainer][data-stale=false] {each}"
     for each in (
-        "[data-testid=stVegaLiteChart] canvas", "[data-testid=stVegaLiteChart] svg", "g.slice",
+        "[data-testid=stVegaLiteChart] canvas", "[data-testid=stVegaLiteChart] svg",
         "[data-testid=stEChartsChart] canvas", "[data-testid=stDataFrame]",
     )
 )  # fmt: skip

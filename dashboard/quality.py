@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PATTERNS = ("comparison*.json", "compare*.json", "metrics.json", "train_*.json")
+PATTERNS = ("comparison*.json", "compare*.json", "metrics*.json", "train_*.json")
 MOST_BYTES = 8 * 2**20  # of one file
 DENSE = "dense"
 
@@ -52,13 +52,17 @@ def find_results(root: Path) -> list[Results]:
     """Every result directly in `root` or in a folder of it, by name."""
     found: list[Results] = []
     for path in _files(root):
-        name = path.relative_to(root).as_posix()
-        try:
-            found += _read(name, json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
-            problem = f"cannot be read ({type(error).__name__}: {error})"
-            found.append(Results(name=name, problem=problem[:300]))
+        found += read_results(path, path.relative_to(root).as_posix())
     return found
+
+
+def read_results(path: Path, name: str) -> list[Results]:
+    """The results of one file, under that name; one with a problem where it cannot be read."""
+    try:
+        return _read(name, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        return [Results(name=name, problem=problem[:300])]
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -24,7 +24,7 @@ def mib_columns(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[st
     settings = {}
     for name in names:
         most = max((row.get(name) or 0 for row in rows), default=0)
-        form = "%.1f" if most >= 100 else "%.2f" if most >= 1 else "%.4f"
+        form = "%.1f" if most >= 100 or not most else "%.2f" if most >= 1 else "%.4f"
         settings[name] = st.column_config.NumberColumn(name, format=form)
     return settings
 

@@ -30,7 +30,7 @@ from profiler.reports.theme import (
 __all__ = [
     "CATEGORY_COLOURS", "CATEGORY_NAMES", "FADED", "FADED_TEXT", "METHOD_COLOURS", "ROW_COLOURS",
     "ROW_ORDER", "SECOND", "Ground", "category_colour", "in_order", "ink", "method_colour",
-    "row_colour", "surface",
+    "paper", "row_colour", "surface",
 ]  # fmt: skip
 
 Ground = Literal["light", "dark"]
@@ -39,6 +39,7 @@ FADED = 0.45  # opacity of the bars that are not chosen
 FADED_TEXT = 0.8  # and of their labels: still to be read
 SECOND = 0.45  # opacity of the second figure of a pair (H2D after D2H, backward after forward)
 _INK = {"light": "#1F2328", "dark": "#FAFAFA"}
+_PAPER = {"light": "#FFFFFF", "dark": "#0E1117"}
 _SURFACE = {"light": "#F1F3F5", "dark": "#2A2D34"}
 
 # Every category in the one order, with the words for it.
@@ -70,6 +71,11 @@ METHOD_COLOURS = {
 def ink(ground: Ground) -> str:
     """Colour of text and thin lines on `ground`."""
     return _INK[ground]
+
+
+def paper(ground: Ground) -> str:
+    """Colour of the page itself: of the lines between shapes that touch."""
+    return _PAPER[ground]
 
 
 def surface(ground: Ground) -> str:

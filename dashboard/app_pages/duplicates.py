@@ -106,7 +106,7 @@ def _detail(group: Group) -> None:
     rows = [
         {
             "operation": short_op(member.op),
-            "module": member.module,
+            "module": member.module or "(outside)",
             "line": source_words(member.source),
             "relation": member.relation,
             "shape": shape_words(member.shape),

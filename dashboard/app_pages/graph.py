@@ -108,7 +108,7 @@ def _table(found: list[dict[str, Any]], alt: str) -> None:
     rows = [
         {
             "operation": short_op(row["op"]),
-            "module": row["module"],
+            "module": row["module"] or "(outside)",
             "line": source_words(row["source"]),
             "MiB": mib_value(row["logical_bytes"]),
             "shape": shape_words(row["shape"]),

@@ -8,12 +8,12 @@ Boundary: no computing and no file reading here.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
-from dashboard.charts.icicle import icicle_chart, icicle_records
+from dashboard.charts.icicle import PICK, ROOT, icicle_chart, icicle_records
 from dashboard.frame import View, explore, ground
+from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.tables import mib_columns, mib_value, short_op, source_words
 from dashboard.words import literal
@@ -23,6 +23,7 @@ from profiler.reports.units import format_mib
 TITLE = "Which module and which line keeps it?"
 NODES = 1500
 PART = "part"  # name in the URL
+CHART = "icicle"  # session key: what was clicked
 
 
 def page() -> None:
@@ -36,31 +37,32 @@ def page() -> None:
         return
     st.write(
         "Width is what autograd keeps for backward in a module and everything inside it, each "
-        "storage once, parameters left out; modules stand above their operations. Click a part."
+        "storage once, parameters left out; modules stand above their operations. Click a part to "
+        "look inside; what it lies in stays above, to go back."
     )
-    event = st.plotly_chart(
-        icicle_chart(seen, ground()), key="icicle", on_select="rerun",
-        selection_mode="points",
+    place = _chosen(seen)
+    show_chart(
+        icicle_chart(seen, ground(), place.path), key=CHART, select=PICK,
+        alt="Modules and operations, as wide as what autograd keeps for them",
     )  # fmt: skip
     offer_data("where", partial(icicle_records, seen))
-    _detail(view, _chosen(seen, event))
+    _detail(view, place)
 
 
-def _chosen(seen: Places, event: Any) -> Place:
-    """The clicked place, else that of the URL, else the root."""
-    by_id = {node.path or "root": node for node in seen.nodes}
+def _chosen(seen: Places) -> Place:
+    """The place that was clicked now, else that of the URL, else the root."""
+    by_id = {node.path or ROOT: node for node in seen.nodes}
     by_name = {node.path.replace(SEPARATOR, "/"): node for node in seen.nodes}
-    for point in event.selection.points if event else []:
-        found = by_id.get(point.get("id"))
-        if found is not None:
-            st.query_params[PART] = found.path.replace(SEPARATOR, "/")
-            return found
+    event = st.session_state.get(CHART)
+    clicked = [point.get("id") for point in event.selection.get(PICK, [])] if event else []
+    if clicked and (found := by_id.get(clicked[0])) is not None:
+        st.query_params[PART] = found.path.replace(SEPARATOR, "/")
     return by_name.get(st.query_params.get(PART, ""), seen.nodes[0])
 
 
 def _detail(view: View, place: Place) -> None:
-    whole = literal(place.module) or "The whole model"
-    st.subheader(f"{short_op(place.op)} in {whole}" if place.op else whole)
+    whole = literal(place.module) or ("outside of modules" if place.op else "The whole model")
+    st.subheader(f"{short_op(place.op)}, {whole}" if place.op else whole)
     figures = [
         ("Itself, MiB", format_mib(place.self_bytes), "Kept by operations of this very module"),
         ("With all inside, MiB", format_mib(place.total_bytes), "Its width in the chart"),
@@ -75,11 +77,11 @@ def _detail(view: View, place: Place) -> None:
     rows = [
         {
             "line": source_words(line.source) if line.source else "(no stack recorded)",
-            "operation": short_op(line.op),
-            "module": line.module,
             "new MiB": mib_value(line.unique_bytes),
             "saved MiB": mib_value(line.logical_bytes),
             "saves": line.saves,
+            "operation": short_op(line.op),
+            "module": line.module or "(outside)",
             "file": line.source.rsplit(":", 2)[0],
         }
         for line in found

@@ -136,7 +136,7 @@ def test_a_line_of_the_duplicates_shows_its_tensors(explorer: Page) -> None:
 def test_a_part_of_the_icicle_shows_its_lines(explorer: Page) -> None:
     _open(explorer, "Where")
     expect(explorer.get_by_role("heading", name="The whole model")).to_be_visible()
-    explorer.locator("g.slice").nth(1).click()
+    explorer.locator("[aria-roledescription='rect mark']").nth(1).click()
     expect(explorer.get_by_role("heading", name="The whole model")).to_have_count(0)
 
 

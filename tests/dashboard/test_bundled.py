@@ -9,7 +9,7 @@ import pytest
 
 import profiler
 from dashboard.bundled import RECORDED, RESULTS
-from dashboard.bundled.__main__ import RUNS
+from dashboard.bundled.__main__ import RUNS, copy_results
 from dashboard.bundled.scrub import paths_left, scrub
 from dashboard.quality import find_results
 from profiler.analyses.steps import contents
@@ -49,6 +49,26 @@ def test_every_result_can_be_read() -> None:
     found = find_results(RESULTS)
     assert found
     assert all(each.rows and each.problem is None for each in found)
+
+
+def test_results_are_copied_by_what_is_in_them(tmp_path: Path) -> None:
+    measured, into = tmp_path / "measured", tmp_path / "into"
+    (measured / "run").mkdir(parents=True)
+    into.mkdir()
+    (into / "older.json").write_text("{}")
+    row = {"method": "rtn", "bits": 4, "ppl": 8.5}
+    (measured / "run" / "comparison.json").write_text(json.dumps({"rows": [row]}))
+    (measured / "train_step.json").write_text(json.dumps({"benchmark": "train_step", "s": 1.0}))
+    (measured / "empty.json").write_text("")
+    assert copy_results([measured], into) == [into / "comparison_run.json"]
+    (found,) = find_results(into)
+    assert [(each.method, each.ppl) for each in found.rows] == [("rtn", 8.5)]
+    with pytest.raises(ValueError, match="no row has a perplexity"):
+        copy_results([measured / "train_step.json"], into)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ValueError, match="no JSON file"):
+        copy_results([tmp_path / "bare"], into)
+    assert [path.name for path in into.iterdir()] == ["comparison_run.json"]
 
 
 def _run(path: Path, frame: str) -> None:

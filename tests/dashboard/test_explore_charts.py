@@ -10,7 +10,7 @@ import altair as alt
 import pytest
 
 from dashboard.charts.blocks import LEVEL, blocks_option, chart_height, kind, plain, positions
-from dashboard.charts.icicle import icicle_chart
+from dashboard.charts.icicle import ROOT, icicle_chart, rectangles
 from dashboard.charts.sankey import MODULES, sankey_option, streams
 from dashboard.charts.shares import share_chart, share_records
 from dashboard.charts.spans import span_chart, span_records
@@ -98,10 +98,14 @@ def test_the_icicle_is_the_tree(ground: Any) -> None:
             items=2,
         ),
     ]  # fmt: skip
-    (trace,) = icicle_chart(Places(step=0, name="", nodes=nodes), ground).data
-    assert list(trace.ids) == ["root", "a", "r"]
-    assert list(trace.parents) == ["", "root", "root"]
-    assert list(trace.values) == [30, 20, 10]
+    seen = Places(step=0, name="", nodes=nodes)
+    alt.Chart.from_dict(icicle_chart(seen, ground).to_dict())
+    placed = {each["id"]: (each["x"], each["x2"], each["level"]) for each in rectangles(seen)}
+    assert placed == {ROOT: (0, 1, 0), "a": (0, 2 / 3, 1), "r": (2 / 3, 1, 1)}
+    alt.Chart.from_dict(icicle_chart(seen, ground, "a").to_dict())
+    placed = {each["id"]: (each["x"], each["x2"]) for each in rectangles(seen, "a")}
+    assert rectangles(seen, "z") == rectangles(seen)  # has nothing, so no width
+    assert placed == {ROOT: (0, 1), "a": (0, 1)}  # what the chosen place lies in stays above it
 
 
 def seen_blocks() -> Blocks:

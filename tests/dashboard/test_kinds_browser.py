@@ -144,7 +144,7 @@ def test_a_click_in_the_icicle_is_in_the_address(browser: Browser, address: str)
         page.goto(f"{address}/?run=finetune")
         settled(page, EXPLORE["overview"])
         visit(page, "where", EXPLORE["where"])
-        page.locator("g.slice").nth(1).click()
+        page.locator("[aria-roledescription='rect mark']").nth(1).click()
         expect(page.get_by_role("heading", name="The whole model")).to_have_count(0)
         page.wait_for_function("location.href.includes('part=')")
 
@@ -154,14 +154,18 @@ def test_a_point_of_the_quality_chart_shows_its_row(browser: Browser, address: s
         page.goto(f"{address}/?run=finetune")
         settled(page, EXPLORE["overview"])
         visit(page, "method-quality", OTHERS["method-quality"])
-        heading = page.get_by_role("heading", name="edkm, 3 bits")
-        expect(heading).to_be_visible()
         page.wait_for_timeout(500)  # positions are final once the chart has faded in
-        point = page.locator("[aria-roledescription=point][aria-label*=kmeans]").last
+        shown = page.get_by_role("heading", level=3).first.inner_text()
+        points = page.locator("[aria-roledescription=point]")
+        for point in reversed(points.all()):  # the last is drawn on top
+            about = dict(re.findall(r"(\w+): ([^;]*)", point.get_attribute("aria-label") or ""))
+            if not shown.startswith(f"{about['method']}, {about['bits']} bits"):
+                break
         box = point.bounding_box()
         assert box is not None
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        expect(page.get_by_role("heading", name="kmeans, 3 bits")).to_be_visible()
+        row = f"{about['method']}, {about['bits']} bits"
+        expect(page.get_by_role("heading", name=row)).to_be_visible()
 
 
 def test_levers_change_the_figures(browser: Browser, address: str) -> None:
