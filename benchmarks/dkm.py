@@ -18,6 +18,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def compare(
         rows[name] = {
             "impl": name, "n": n, "bits": bits, "dim": dim, "iterations": iterations,
             **saved_bytes(run, weight), **quality(run, weight, grad, exact, centroids),
-            "peak_bytes": peak(lambda run=run: step(run, weight, grad), 2 * weight.nbytes),
+            "peak_bytes": peak(partial(step, run, weight, grad), 2 * weight.nbytes),
         }  # fmt: skip
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     clones: list[float] = []

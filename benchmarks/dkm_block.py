@@ -22,6 +22,8 @@ from edkm.nn import cluster_linears
 class Block(nn.Module):
     """Hidden 2048, 16 heads, SwiGLU of 5632, pre-norms."""
 
+    o: nn.Linear
+
     def __init__(self, hidden: int = 2048, inner: int = 5632) -> None:
         super().__init__()
         for name in "qkvo":

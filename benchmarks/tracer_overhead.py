@@ -190,7 +190,7 @@ def prepare(model: str) -> tuple[torch.nn.Module, Step]:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.manual_seed(0)
     if model == "llama-512":
         config = LlamaConfig(
@@ -201,7 +201,7 @@ def prepare(model: str) -> tuple[torch.nn.Module, Step]:
             num_attention_heads=8,
             use_cache=False,
         )
-        network = LlamaForCausalLM(config)
+        network: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     else:
         network = AutoModelForCausalLM.from_pretrained(model, local_files_only=True)
     network.train()
