@@ -27,10 +27,6 @@ from edkm.dkm.distance import compute_dtype
 from edkm.dkm.module import DKM
 from edkm.dkm.settings import Schedule
 
-# Weights of W~ that exist at a time in forward. On a CPU 8 MiB: smaller slabs would change more
-# often between torch's threads and those of the passes. On a GPU few launches.
-_SLAB, _GPU_SLAB = 1 << 22, 1 << 24
-
 
 class ClusteredLinear(nn.Linear):
     """``nn.Linear`` with DKM (arXiv 2108.12659) on its weight.
@@ -126,11 +122,14 @@ class _Tables(torch.autograd.Function):
             weight, start.double(), *schedule.rule, schedule.steps, schedule.stop
         )
         ctx.rule = schedule.rule
-        # Saved: what a plain linear saves, and tables. W~ is looked up a slab at a time, twice.
+        # Saved: what a plain linear saves, and tables. W~ is dropped here and looked up again.
         ctx.save_for_backward(x, weight, table, counts, states, masses, ran)
         centroids = states[-1, 0].clone()
         ctx.mark_non_differentiable(centroids)
-        return _multiply(x, weight, bias, table), centroids
+        # whole: backward makes as much for dL/dW while it holds as many activations, or more
+        clustered = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        layer_ops.look_up_(weight, table, clustered)
+        return F.linear(x, clustered, bias), centroids
 
     @staticmethod
     @once_differentiable
@@ -150,29 +149,6 @@ class _Tables(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             to_bias = upstream.sum(0)
         return to_x, to_weight, to_bias, None, None
-
-
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
-    """``x @ W~.T + bias``, with a slab of the rows of W~ at a time."""
-    features = weight.shape[0]
-    budget = _SLAB if weight.device.type == "cpu" else _GPU_SLAB
-    height = max(64, budget // weight.shape[1] // 64 * 64)
-    if height >= features:
-        height = features
-    slab = torch.empty_like(weight[:height], memory_format=torch.contiguous_format)
-    result: Tensor | None = None
-    for first in range(0, features, height):
-        rows = slice(first, min(first + height, features))
-        part = slab[: rows.stop - first]
-        layer_ops.look_up_(weight[rows], table, part)
-        y = F.linear(x, part, None if bias is None else bias[rows])
-        if height == features:
-            return y
-        if result is None:
-            result = y.new_empty(*y.shape[:-1], features)
-        result[..., rows] = y
-    assert result is not None
-    return result
 
 
 class _Tiles(torch.autograd.Function):

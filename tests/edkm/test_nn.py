@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edkm import nn as nn_module
 from edkm.dkm import DKM, DKMConfig, assign_hard
 from edkm.nn import ClusteredLinear, cluster_linears
 
@@ -46,27 +44,6 @@ def test_equals_clustering_then_multiplying(
     for got, expected in zip(*results, strict=True):
         apart = (got.double() - expected.double()).norm() / expected.double().norm()
         assert float(apart) <= 2 * torch.finfo(dtype).eps
-
-
-@pytest.mark.parametrize("shape", [(5, 160), (2, 3, 160), (160,)])
-def test_slabs_of_the_weight_give_the_whole_product(
-    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, x = layer_of(torch.bfloat16), torch.randn(shape).bfloat16()
-    whole = layer(x)
-    monkeypatch.setattr(nn_module, "_SLAB", 64 * 160)  # 64, 64 and 16 of the 144 rows
-    monkeypatch.setattr(F, "linear", spy := Counting(F.linear))
-    assert torch.equal(layer(x), whole)
-    assert spy.calls == 3
-
-
-class Counting:
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        self.function, self.calls = function, 0
-
-    def __call__(self, *arguments: object) -> torch.Tensor:
-        self.calls += 1
-        return self.function(*arguments)
 
 
 def saved_by(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:

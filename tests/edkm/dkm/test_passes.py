@@ -159,3 +159,17 @@ def test_a_forked_process_passes_with_threads_of_its_own() -> None:
     # a child that waited for its parent's threads would wait for ever
     run = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("first", [1, 2, 4])
+def test_a_weight_may_begin_anywhere_in_memory(passes: Passes, first: int) -> None:
+    weight, grad = (finite(2000, torch.bfloat16, seed)[first:] for seed in (0, 1))
+    table, slope = finite(PATTERNS, torch.bfloat16, 2), finite(PATTERNS, torch.float32, 3)
+    index = pattern_index(weight)
+    assert torch.equal(passes.histogram(weight), torch.bincount(index, minlength=PATTERNS))
+    for start in (0, 1):  # where the results begin
+        out = torch.empty(2000, dtype=torch.bfloat16)[start : start + len(weight)]
+        passes.lookup(weight, table, out)
+        assert torch.equal(out, table[index])
+        passes.gradient(weight, grad, slope, slope, out)
+        assert torch.equal(out, (grad.float() * slope[index] + slope[index]).bfloat16())
