@@ -61,17 +61,17 @@ def updates_run(schedule: Schedule, ran: Tensor) -> int | Tensor:
 
 
 # Schemas are spelled out: inferring them fails once a type checker wraps the function.
-_FORWARD = (
+FORWARD = (
     "(Tensor weight, Tensor centroids, float tau, bool squared, int steps, float eps)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
-_BACKWARD = (
-    "(Tensor grad, Tensor weight, Tensor counts, Tensor states, Tensor masses, Tensor ran,"
-    " float tau, bool squared) -> Tensor"
+SAVED = (  # what backward is given beside the gradient
+    "Tensor weight, Tensor counts, Tensor states, Tensor masses, Tensor ran,"
+    " float tau, bool squared"
 )
 
 
-@torch.library.custom_op("edkm::fused_dkm", mutates_args=(), schema=_FORWARD)
+@torch.library.custom_op("edkm::fused_dkm", mutates_args=(), schema=FORWARD)
 def _forward(
     weight: Tensor, centroids: Tensor, tau: float, squared: bool, steps: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -115,21 +115,13 @@ def clustering_table(
     return table.to(weight.dtype), counts, path.states, path.masses, path.ran
 
 
-@torch.library.custom_op("edkm::fused_dkm_backward", mutates_args=(), schema=_BACKWARD)
-def _backward(
-    grad: Tensor,
-    weight: Tensor,
-    counts: Tensor,
-    states: Tensor,
-    masses: Tensor,
-    ran: Tensor,
-    tau: float,
-    squared: bool,
-) -> Tensor:
+@torch.library.custom_op(
+    "edkm::fused_dkm_backward", mutates_args=(), schema=f"(Tensor grad, {SAVED}) -> Tensor"
+)
+def _backward(grad: Tensor, weight: Tensor, counts: Tensor, *path_and_rule: Any) -> Tensor:
     """dL/dW from dL/dW~ (docs/clustering.md eq. 11)."""
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    path, rule = Path(states, masses, ran), Rule(tau, squared)
-    pull(flatten(grad), weight, counts, path, rule, out.view(-1))
+    pull(flatten(grad), weight, counts, *path_and_rule, out=out.view(-1))
     return out
 
 
@@ -138,8 +130,20 @@ def _(grad: Tensor, weight: Tensor, *others: object) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-def pull(grad: Tensor, weight: Tensor, counts: Tensor, path: Path, rule: Rule, out: Tensor) -> None:
+def pull(
+    grad: Tensor,
+    weight: Tensor,
+    counts: Tensor,
+    states: Tensor,
+    masses: Tensor,
+    ran: Tensor,
+    tau: float,
+    squared: bool,
+    *,
+    out: Tensor,
+) -> None:
     """Two passes over the weight; ``out`` (flat) may be ``grad`` (flat) itself."""
+    path, rule = Path(states, masses, ran), Rule(tau, squared)
     flat, occupied = flatten(weight), occupied_points(counts, weight.dtype)
     passes = passes_for(weight.device)
     sums = passes.segment_sum(flat, grad)

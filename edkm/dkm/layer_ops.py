@@ -9,27 +9,18 @@ function.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from edkm.dkm import fused
 from edkm.dkm.kernels import passes_for
 from edkm.dkm.patterns import PATTERNS
-from edkm.dkm.settings import Rule
-from edkm.dkm.updates import Path
 
-
-@torch.library.custom_op(
-    "edkm::clustering_table",
-    mutates_args=(),
-    schema="(Tensor weight, Tensor centroids, float tau, bool squared, int steps, float eps)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def clustering_table(
-    weight: Tensor, centroids: Tensor, tau: float, squared: bool, steps: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(W~ of each pattern in the weight's dtype, histogram, states, masses, ran)."""
-    return fused.clustering_table(weight, centroids, tau, squared, steps, eps)
+clustering_table = torch.library.custom_op(
+    "edkm::clustering_table", mutates_args=(), schema=fused.FORWARD
+)(fused.clustering_table)
 
 
 @clustering_table.register_fake
@@ -55,24 +46,12 @@ def _(weight: Tensor, table: Tensor, out: Tensor) -> None:
 
 
 @torch.library.custom_op(
-    "edkm::pull_",
-    mutates_args=("grad",),
-    schema="(Tensor(a!) grad, Tensor weight, Tensor counts, Tensor states, Tensor masses,"
-    " Tensor ran, float tau, bool squared) -> ()",
+    "edkm::pull_", mutates_args=("grad",), schema=f"(Tensor(a!) grad, {fused.SAVED}) -> ()"
 )
-def pull_(
-    grad: Tensor,
-    weight: Tensor,
-    counts: Tensor,
-    states: Tensor,
-    masses: Tensor,
-    ran: Tensor,
-    tau: float,
-    squared: bool,
-) -> None:
+def pull_(grad: Tensor, weight: Tensor, counts: Tensor, *path_and_rule: Any) -> None:
     """dL/dW over dL/dW~ (contiguous, in the weight's dtype), eq. 11."""
     flat = grad.view(-1)
-    fused.pull(flat, weight, counts, Path(states, masses, ran), Rule(tau, squared), flat)
+    fused.pull(flat, weight, counts, *path_and_rule, out=flat)
 
 
 @pull_.register_fake

@@ -120,8 +120,8 @@ def _sums(points: Points, c: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     mass = total.new_zeros(*c.shape[:2], 1)
     for at in points.tiles(c.shape[1]):
         tile_total, tile_mass = tiles.sums(points.x(at), points.weights(at), c[at[0]], rule)
-        total[at[0]] += tile_total
-        mass[at[0]] += tile_mass
+        total[at[0]].add_(tile_total)
+        mass[at[0]].add_(tile_mass)
     return total.to(c.dtype), mass.to(c.dtype)
 
 
@@ -166,8 +166,8 @@ def pull_output(
             points.x(at), above, times, before[g], updated[g], rule
         )
         out[at] = points.rescale(to_x, at, power=-1)
-        to_before[g] += to_c
-        to_updated[g] += to_u
+        to_before[g].add_(to_c)
+        to_updated[g].add_(to_u)
     return to_before.to(before.dtype), to_updated.to(before.dtype)
 
 
@@ -214,6 +214,6 @@ def _pull_update(
         g = at[0]
         x, times = points.x(at), points.weights(at)
         to_x, to_c = tiles.pull_update(x, times, c[g], share[g], to_mass[g], rule)
-        out[at] += points.rescale(to_x.mul_(active), at, power=-1)
-        before[g] += to_c
+        out[at].add_(points.rescale(to_x.mul_(active), at, power=-1))
+        before[g].add_(to_c)
     return before.to(c.dtype)
