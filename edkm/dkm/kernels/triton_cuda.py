@@ -32,21 +32,21 @@ def _kernel(program: Callable[..., Any]) -> Any:
 
 def histogram(weight: Shaped[Tensor, " n"]) -> Int64[Tensor, " 65536"]:
     counts = torch.zeros(_COPIES, 1 << 16, dtype=torch.int32, device=weight.device)
-    _count[_grid(weight)](_bits(weight), counts, weight.numel(), COPIES=_COPIES, BLOCK=_BLOCK)
+    _launch(_count, weight, counts, COPIES=_COPIES)
     return counts.sum(0)  # int64
 
 
 def lookup(
     weight: Shaped[Tensor, " n"], table: Shaped[Tensor, " 65536"], out: Shaped[Tensor, " n"]
 ) -> None:
-    _look_up[_grid(weight)](_bits(weight), _bits(table), _bits(out), weight.numel(), BLOCK=_BLOCK)
+    _launch(_look_up, weight, _bits(table), _bits(out))
 
 
 def segment_sum(
     weight: Shaped[Tensor, " n"], grad: Shaped[Tensor, " n"]
 ) -> Float[Tensor, " 65536"]:
     sums = torch.zeros(_COPIES, 1 << 16, dtype=torch.float64, device=weight.device)
-    _add[_grid(weight)](_bits(weight), grad, sums, weight.numel(), COPIES=_COPIES, BLOCK=_BLOCK)
+    _launch(_add, weight, grad, sums, COPIES=_COPIES)
     return sums.sum(0)
 
 
@@ -57,16 +57,17 @@ def gradient(
     shift: Float[Tensor, " 65536"],
     out: Shaped[Tensor, " n"],
 ) -> None:
-    bits, n = _bits(weight), weight.numel()
-    _pull[_grid(weight)](bits, grad, slope, shift, out, n, BLOCK=_BLOCK)
+    _launch(_pull, weight, grad, slope, shift, out)
 
 
 def _bits(tensor: Tensor) -> Tensor:
     return tensor.view(torch.int16)
 
 
-def _grid(weight: Tensor) -> tuple[int]:
-    return (int(triton.cdiv(weight.numel(), _BLOCK)),)
+def _launch(kernel: Any, weight: Tensor, *others: Tensor, **settings: int) -> None:
+    n = weight.numel()
+    with torch.cuda.device_of(weight):  # Triton launches on the current device, not the tensors'
+        kernel[(int(triton.cdiv(n, _BLOCK)),)](_bits(weight), *others, n, BLOCK=_BLOCK, **settings)
 
 
 @_kernel

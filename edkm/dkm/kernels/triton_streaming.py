@@ -97,7 +97,9 @@ class _Launch:
         return torch.empty(shape, dtype=torch.float64, device=self.device)
 
     def __call__(self, kernel: Any, *tensors: Tensor) -> None:
-        kernel[(self.programs * self.groups,)](*self.inputs, *tensors, **self.settings)
+        grid = (self.programs * self.groups,)
+        with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
+            kernel[grid](*self.inputs, *tensors, **self.settings)
 
 
 def _added(partial: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 import pytest
 import torch
 
 from edkm.dkm.kernels.choice import named_passes
-from edkm.dkm.patterns import PATTERNS, pattern_index
+from edkm.dkm.patterns import PATTERNS, pattern_index, pattern_values
 
 pytest.importorskip("triton")
 reference = named_passes("torch_ops")
@@ -52,6 +53,32 @@ def test_sums_and_pulls_alike(kernels: ModuleType, dtype: torch.dtype, n: int) -
     torch.testing.assert_close(*outs, rtol=torch.finfo(dtype).eps, atol=1e-6)
     kernels.gradient(weight, grad, slope, shift, grad)  # in place
     assert torch.equal(grad, outs[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tail", [-1, 0, 1])
+def test_every_pattern_has_its_own_row(kernels: ModuleType, dtype: torch.dtype, tail: int) -> None:
+    # NaNs of every payload, both zeros, and a last block that is short, full or of one weight
+    every = pattern_values(dtype)
+    weight = torch.cat([every, every[-1:]])[: PATTERNS + tail]
+    assert torch.equal(kernels.histogram(weight), reference.histogram(weight))
+    table, out = every.flip(0), torch.empty_like(weight)
+    kernels.lookup(weight, table, out)
+    assert torch.equal(out.view(torch.int16), table.view(torch.int16)[pattern_index(weight)])
+
+
+def test_launches_on_the_device_of_the_weight(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, asked = finite(5, torch.bfloat16, 0), []
+
+    def device_of(tensor: torch.Tensor) -> AbstractContextManager[None]:
+        asked.append(tensor)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    kernels.histogram(weight)
+    assert len(asked) == 1 and asked[0] is weight
 
 
 @pytest.mark.gpu
