@@ -1,7 +1,8 @@
 """Held-out perplexity after tuning to few bits, against the dense model tuned as long.
 
 For each seed the dense model is tuned on the training text; the clustered one is tuned for the
-same number of steps on the same sequences, distilled from that dense model, and measured with
+same number of steps on the same sequences, distilled from that dense model (or, with
+`--teacher-epochs`, from one tuned for so many passes), and measured with
 every weight on its nearest centroid. Needs `$EDKM_DATA` (or ../shared/data). Prints a table, or
 JSON with `--json`; recipes are options, so every try of docs/training.md is a command line. With
 `--keep FOLDER` runs stay there, and a dense model that is there already is not tuned again.
@@ -67,12 +68,17 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--row-scale", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--dense-steps", type=int, help="of the reference; default: as many")
     parser.add_argument("--dense-lr", type=float, help="default: by model")
     parser.add_argument("--lr", type=float, help="of the clustered model; default: by model")
     parser.add_argument("--tau", type=float, nargs=2, default=[2.0, 0.1])
     parser.add_argument("--straight", type=float, default=0.0)
     parser.add_argument("--compensate", type=int, default=0)
+    parser.add_argument("--allocate", type=int, default=0, help="sequences; bits by sensitivity")
     parser.add_argument("--distill", type=float, default=0.9)
+    parser.add_argument(
+        "--teacher-epochs", type=float, default=0.0, help="of a teacher of the run's own"
+    )
     parser.add_argument("--teacher", type=Path, help="default: the dense model tuned as long")
     parser.add_argument("--keep", help="folder for the runs; default: a temporary one")
     parser.add_argument("--json", action="store_true")
@@ -99,8 +105,9 @@ def base(options: argparse.Namespace, seed: int, out: Path) -> TrainConfig:
 
 
 def tune_dense(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, Any]:
-    out = folder / f"dense-{options.model}-{options.steps}-{seed}"
-    config = replace(base(options, seed, out), plain=True)
+    steps = options.dense_steps or options.steps
+    out = folder / f"dense-{options.model}-{steps}-{seed}"
+    config = replace(base(options, seed, out), plain=True, max_steps=steps, save_every=steps)
     if (out / "metrics.json").is_file():
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     else:
@@ -111,6 +118,7 @@ def tune_dense(options: argparse.Namespace, seed: int, folder: Path) -> dict[str
 def tune_clustered(
     options: argparse.Namespace, seed: int, bits: int, dense: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
+    own = options.teacher_epochs > 0 or options.distill == 0
     config = replace(
         base(options, seed, Path(tempfile.mkdtemp(dir=folder))),
         bits=bits,
@@ -121,8 +129,10 @@ def tune_clustered(
         tau_end=options.tau[1],
         straight=options.straight,
         compensate=options.compensate,
+        allocate=options.allocate,
         distill=options.distill,
-        teacher=(options.teacher or dense["folder"]) if options.distill else None,
+        teacher_epochs=options.teacher_epochs,
+        teacher=options.teacher if own else options.teacher or dense["folder"],
     )
     metrics = run(config)
     found, tuned = metrics["perplexity"], dense["perplexity"]["after"]
@@ -134,6 +144,7 @@ def tune_clustered(
         "perplexity_dense_tuned": tuned,
         "ratio": found["after_hard"] / tuned,
         **{f"perplexity_{name}": value for name, value in found.items()},
+        "allocation": metrics["allocation"],
         "file_bytes": metrics["file_bytes"],
         "palette_bytes": metrics["palette_bytes"],
         "dense_file_bytes": dense["file_bytes"],

@@ -8,14 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edkm.allocation import allocate
     from edkm.annealing import schedule
     from edkm.clustering import cluster
     from edkm.export import load
 
-__all__ = ["cluster", "load", "schedule"]
+__all__ = ["allocate", "cluster", "load", "schedule"]
 
 # Imported at first use: `import edkm` alone must stay cheap.
-_HOMES = {"cluster": "edkm.clustering", "schedule": "edkm.annealing", "load": "edkm.export"}
+_HOMES = {
+    "allocate": "edkm.allocation",
+    "cluster": "edkm.clustering",
+    "schedule": "edkm.annealing",
+    "load": "edkm.export",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from edkm.clustering import Clustering
 from edkm.codebook import nearest
 
 DAMPING = 0.01  # of the mean diagonal of X^T X
+_BLOCK = 32  # columns after which the ones beyond are made up for at once
 
 
 class _Reached(Exception):
@@ -50,7 +51,7 @@ def compensate(clustering: Clustering, batches: Sequence[dict[str, Any]]) -> lis
     done = []
     try:
         for modules in _call_order(model, list(waiting), batches[0]):
-            gram = _gram(model, modules[0], batches)
+            gram = input_gram(model, modules[0], batches)
             for module in modules:
                 entry = clustering.weights[waiting[module]]
                 book = entry.codebook
@@ -77,15 +78,20 @@ def compensated(
     """
     order = gram.diagonal().argsort(descending=True)
     factor = _inverse_factor(gram[order][:, order].double())
-    work = weight.detach().double()[:, order]
-    for column in range(work.shape[1]):
-        value = work[:, column].contiguous()
-        error = (value - nearest(value.unsqueeze(1), centroids, scale).squeeze(1)) / factor[
-            column, column
-        ]
-        work[:, column + 1 :] -= error.unsqueeze(1) * factor[column, column + 1 :]
+    work = weight.detach().double()[:, order].T.contiguous()  # a column of the weight in a row
+    for first in range(0, len(work), _BLOCK):
+        block = slice(first, min(first + _BLOCK, len(work)))
+        errors = torch.empty_like(work[block])
+        for at, column in enumerate(range(block.start, block.stop)):
+            value = work[column]
+            error = value - nearest(value.unsqueeze(1), centroids, scale).squeeze(1)
+            errors[at] = error / factor[column, column]
+            rest = slice(column + 1, block.stop)
+            work[rest] -= factor[column, rest].unsqueeze(1) * errors[at]
+        later = slice(block.stop, None)
+        work[later] -= factor[block, later].T @ errors
     out = torch.empty_like(weight)
-    out[:, order] = work.to(weight.dtype)
+    out[:, order] = work.T.to(weight.dtype)
     return out
 
 
@@ -119,7 +125,8 @@ def _call_order(
     return list(groups.values())
 
 
-def _gram(model: nn.Module, module: nn.Module, batches: Sequence[dict[str, Any]]) -> Tensor:
+def input_gram(model: nn.Module, module: nn.Module, batches: Sequence[dict[str, Any]]) -> Tensor:
+    """X^T X, ``[in, in]`` in float64, of the inputs of one linear layer of ``model``."""
     total: list[Tensor] = []
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -59,9 +59,12 @@ def main(
     tau_end: Annotated[float | None, typer.Option(help="multiple of var(W)/K^2")] = None,
     straight: Annotated[float | None, typer.Option(help="share of hard steps at the end")] = None,
     compensate: Annotated[int | None, typer.Option(help="sequences to round for, first")] = None,
+    allocate: Annotated[int | None, typer.Option(help="sequences to spread bits by, first")] = None,
     row_scale: Annotated[bool | None, typer.Option(help="a scale for each row")] = None,
     distill: Annotated[float | None, typer.Option(help="weight of a teacher's targets")] = None,
     teacher: Annotated[Path | None, typer.Option(help="dense teacher's folder")] = None,
+    teacher_epochs: Annotated[float | None, typer.Option(help="tune a teacher first")] = None,
+    teacher_rate: Annotated[float | None, typer.Option(help="its learning rate (1e-4)")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     seed: Annotated[int | None, typer.Option(help="of order and initial centroids (0)")] = None,
     save_every: Annotated[int | None, typer.Option(help="steps between checkpoints")] = None,
@@ -90,6 +93,8 @@ def main(
     except OSError as error:
         raise _fail(f"{error}; earlier checkpoints in {out} are intact", 4) from error
     if metrics:
+        if metrics["allocation"]:
+            Console().print(bits_table(metrics["allocation"]["shares"]))
         Console().print(summary(metrics))
 
 
@@ -150,6 +155,23 @@ def summary(metrics: dict[str, Any]) -> Table:
     for name, value in metrics["perplexity"].items():
         table.add_row(name.replace("_", ", "), f"{value:.3f}")
     table.add_row("file, bytes", f"{metrics['file_bytes']:,}")
+    return table
+
+
+def bits_table(shares: list[dict[str, Any]]) -> Table:
+    """How the bits were spread, and what each weight's rounding was measured to cost."""
+    table = Table(title="bits by sensitivity, in the bytes of the uniform bits")
+    for column in ("weight", "weights", "bits, uniform", "nats a token", "bits", "nats a token"):
+        table.add_column(column, justify="left" if column == "weight" else "right")
+    for share in shares:
+        table.add_row(
+            share["modules"][0],
+            f"{share['weights']:,}",
+            str(share["uniform_bits"]),
+            f"{share['cost']:.4f}",
+            str(share["bits"]),
+            f"{share['predicted']:.4f}",
+        )
     return table
 
 

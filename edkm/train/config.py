@@ -20,14 +20,16 @@ from edkm.dkm.checks import check_choice, check_range
 DTYPES = ("auto", "float32", "bfloat16")
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # The best of the few recipes tried on stories3M, partly chosen by held-out perplexity (see
-    # docs/training.md, Quality). The teacher is the model before tuning unless one is given.
+    # The best of the recipes tried on stories3M (docs/training.md, Quality): bits where they save
+    # most in the bytes of the uniform ones, and a dense teacher tuned for one pass.
     "quality": {
-        "compensate": 96,
+        "allocate": 8,
+        "compensate": 32,
         "distill": 0.9,
+        "teacher_epochs": 1.0,
         "tau_start": 1.0,
         "tau_end": 0.05,
-        "learning_rate": 3e-4,
+        "learning_rate": 1e-4,
     },
     # The paper's set-up (arXiv 2309.00964, section 3), as far as one process goes.
     "paper": {
@@ -83,9 +85,14 @@ class TrainConfig:
     # sequences whose layer inputs set what a weight counts in k-means, and for which rounding is
     # compensated layer by layer, before tuning (0: plain k-means)
     compensate: int = 0
+    # sequences on which the loss of each weight's rounding is measured, to give bits where they
+    # save most, in the bytes of the uniform bits (0: the uniform bits)
+    allocate: int = 0
     row_scale: bool = False  # divide rows by a scale of their own: 2 bytes a row in the file
     distill: float = 0.0  # weight of the teacher's soft targets in the loss, 0 to 1
     teacher: Path | None = None  # dense teacher; None: the model before tuning
+    teacher_epochs: float = 0.0  # passes over the data that tune a dense teacher of its own first
+    teacher_rate: float = 1e-4  # peak learning rate of that teacher
     dtype: str = "auto"  # of the weights: "auto" (as stored), "float32", "bfloat16"
     seed: int = 0
     save_every: int = 100  # optimizer steps between checkpoints
@@ -103,11 +110,12 @@ class TrainConfig:
         for name in ("batch_size", "accumulate", "iterations", "save_every", "log_every"):
             check_range(name, getattr(self, name), 1, None, "a count is at least 1")
         check_range("sequence", self.sequence, 2, None, "predicting takes at least two tokens")
-        check_range("compensate", self.compensate, 0, None, "a count cannot be negative")
+        for name in ("compensate", "allocate"):
+            check_range(name, getattr(self, name), 0, None, "a count cannot be negative")
         check_range("warmup", self.warmup, 0, None, "a count cannot be negative")
         if self.max_steps is not None:
             check_range("max_steps", self.max_steps, 1, None, "a run has at least one step")
-        for name in ("epochs", "learning_rate", "clip", "tau_start", "tau_end"):
+        for name in ("epochs", "learning_rate", "clip", "tau_start", "tau_end", "teacher_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be a finite number above 0")
@@ -120,7 +128,16 @@ class TrainConfig:
                 f"compensate is {self.compensate} and cluster_from {self.cluster_from}; rounding "
                 "is compensated before the first step: use one of the two"
             )
-        if self.teacher is not None and self.distill == 0:
+        if not (math.isfinite(self.teacher_epochs) and self.teacher_epochs >= 0):
+            raise ValueError(
+                f"teacher_epochs is {self.teacher_epochs}; it must be a finite number, at least 0"
+            )
+        if self.own_teacher is not None and self.fsdp:
+            raise ValueError(
+                f"teacher_epochs is {self.teacher_epochs} with fsdp, which tunes no teacher; tune "
+                "one by a run with --plain, and give it by --teacher"
+            )
+        if (self.teacher is not None or self.teacher_epochs) and self.distill == 0:
             raise ValueError(
                 "a teacher is given but distill is 0; give its weight, for example 0.9"
             )
@@ -129,6 +146,12 @@ class TrainConfig:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.out / "checkpoints"
+
+    @property
+    def own_teacher(self) -> Path | None:
+        """Folder of the run that tunes the teacher; None if there is no such run."""
+        tunes = self.teacher_epochs and self.teacher is None and not self.plain
+        return self.out / "teacher" if tunes else None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, paths as text."""

@@ -8,40 +8,42 @@ Boundary: no printing; progress and traces come as ``TrainerCallback``s.
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from edkm.annealing import Schedule, schedule
-from edkm.clustering import Clustering, cluster
-from edkm.compensate import compensate
-from edkm.dkm import DKMConfig
-from edkm.evaluate import collate, perplexity
+from edkm.annealing import Schedule
 from edkm.export import bake, save, size_bound
 from edkm.train.checkpoint import latest, step_of
 from edkm.train.config import TrainConfig
-from edkm.train.data import Example, Sequence, read_examples, tokenize
-from edkm.train.errors import DataError
+from edkm.train.measure import Measure
+from edkm.train.prepare import Prepared, prepare, quiet_bars
+from edkm.train.start import (
+    find_allocation,
+    kept_allocation,
+    make_plan,
+    make_teacher,
+    start,
+)
+
+__all__ = [
+    "Measure",
+    "Prepared",
+    "Say",
+    "make_plan",
+    "make_teacher",
+    "prepare",
+    "quiet_bars",
+    "run",
+    "start",
+    "write",
+    "write_metrics",
+]
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that exists before the first step."""
-
-    model: Any
-    tokenizer: Any
-    train: list[Sequence]
-    heldout: list[Sequence]
-    steps: int  # optimizer steps of the whole run
 
 
 def run(
@@ -65,14 +67,18 @@ def run(
             "give another --out"
         )
     checkpoint = latest(config.checkpoints, config.fingerprint()) if resume else None
-    say("reading model and data")
     quiet_bars()
+    tune_teacher(config, say)
+    say("reading model and data")
     ready = prepare(config)
     measure = Measure(ready, config)
     if checkpoint is None:
         say("measuring the dense model")
         measure.add("dense", "dense", None)
     teacher = make_teacher(config, ready.model)
+    if config.allocate and not config.plain and kept_allocation(config) is None:
+        say("measuring what each weight may lose")
+        find_allocation(config, ready)
     plan = make_plan(config, ready)
     if plan is not None and checkpoint is None:
         say("measuring the clustered model before tuning")
@@ -105,126 +111,26 @@ def run(
     return write_metrics(config, ready, measure, plan, files, seconds, history)
 
 
-def quiet_bars() -> None:
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def prepare(config: TrainConfig) -> Prepared:
-    """Model, tokenizer and token sequences. Raises ``ValueError`` and ``DataError``."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(config.seed)
-    source = read_examples(config.data)
-    other = read_examples(config.heldout) if config.heldout else None
-    if not config.model.exists():
-        raise ValueError(
-            f"model {config.model} does not exist; give the folder of a transformers causal "
-            "language model (config.json, model.safetensors, tokenizer)"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
-    dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
-    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype)
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and config.sequence > longest:
-        raise ValueError(
-            f"sequence is {config.sequence} tokens, but the model takes at most {longest}: give "
-            f"--sequence {longest} or less"
-        )
-    if other is None:
-        source, other = split(source, config.heldout_share)
-    train = tokenize(source, tokenizer, config.sequence, packing=config.packing)
-    heldout = tokenize(other, tokenizer, config.sequence, packing=config.packing)
-    per_step = config.batch_size * config.accumulate
-    steps = config.max_steps or max(1, math.ceil(config.epochs * len(train) / per_step))
-    return Prepared(model, tokenizer, train, heldout, steps)
-
-
-def split(source: list[Example] | str, share: float) -> tuple[Any, Any]:
-    """(first part, last part): ``share`` of rows or characters held out, at least one row."""
-    kept = len(source) - max(1, round(share * len(source)))
-    if kept < 1:
-        raise DataError("one example cannot be split into training and held-out data; add more")
-    return source[:kept], source[kept:]
-
-
-def make_plan(config: TrainConfig, ready: Prepared) -> Schedule | None:
-    if config.plain:
-        return None
-    clustering = cluster(
-        ready.model,
-        config.bits,
-        embedding_bits=config.embedding_bits,
-        include=config.include,
-        exclude=config.exclude,
-        config=DKMConfig(iterations=config.iterations, seed=config.seed),
-        importance=config.compensate > 0,
-        row_scale=config.row_scale,
-    )
-    return schedule(
-        clustering,
-        ready.steps,
-        tau_start=config.tau_start,
-        tau_end=config.tau_end,
-        begin=config.cluster_from,
-        straight=config.straight,
-    )
-
-
-def start(config: TrainConfig, ready: Prepared, plan: Schedule, measure: Measure | None) -> None:
-    """Fit the codebooks, measure, and compensate the rounding if asked."""
-    plan.clustering.start()
-    if measure is not None:
-        measure.add("before", "hard", plan.clustering)
-    if not config.compensate:
+def tune_teacher(config: TrainConfig, say: Say) -> None:
+    """Tune the dense teacher that ``config`` asks for, unless it is there already."""
+    folder = config.own_teacher
+    if folder is None or (folder / "metrics.json").is_file():
         return
-    rows = ready.train[:: max(1, len(ready.train) // config.compensate)][: config.compensate]
-    batches = []
-    for first in range(0, len(rows), config.eval_batch):
-        inputs = collate(rows[first : first + config.eval_batch])
-        inputs.pop("labels")
-        batches.append({**inputs, "use_cache": False})
-    compensate(plan.clustering, batches)
-    if measure is not None:
-        measure.add("compensated", "hard", plan.clustering)
-
-
-def make_teacher(config: TrainConfig, model: Any) -> Any:
-    if config.distill == 0:
-        return None
-    if config.teacher is None:
-        teacher = copy.deepcopy(model)
-    else:
-        from transformers import AutoModelForCausalLM
-
-        teacher = AutoModelForCausalLM.from_pretrained(config.teacher, dtype=model.dtype)
-    if teacher.config.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"the teacher's vocabulary has {teacher.config.vocab_size} tokens, the model's "
-            f"{model.config.vocab_size}; a teacher must share the model's tokenizer"
-        )
-    return teacher.eval().requires_grad_(False)
-
-
-class Measure:
-    """Held-out perplexities, by name."""
-
-    def __init__(self, ready: Prepared, config: TrainConfig) -> None:
-        self.model, self.rows, self.batch = ready.model, ready.heldout, config.eval_batch
-        self.path = config.out / "perplexity.json"  # so that a resumed run knows the first ones
-        self.found: dict[str, float] = {}
-        if self.path.is_file():
-            self.found = json.loads(self.path.read_text(encoding="utf-8"))
-
-    def add(self, name: str, kind: Any, clustering: Clustering | None) -> None:
-        if clustering is None:
-            self.found[name] = perplexity(self.model, self.rows, batch=self.batch)
-        else:
-            with clustering.frozen(kind):
-                self.found[name] = perplexity(self.model, self.rows, batch=self.batch)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.found), encoding="utf-8")
+    say(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
+    run(
+        replace(
+            config,
+            out=folder,
+            plain=True,
+            epochs=config.teacher_epochs,
+            max_steps=None,
+            learning_rate=config.teacher_rate,
+            teacher_epochs=0.0,
+            distill=0.0,
+            dense=False,
+        ),
+        resume=True,
+    )
 
 
 def write(config: TrainConfig, ready: Prepared, plan: Schedule | None) -> dict[str, int]:
@@ -254,6 +160,7 @@ def write_metrics(
     seconds: float,
     history: list[dict[str, float]],
 ) -> dict[str, Any]:
+    allocation = kept_allocation(config) if plan else None
     metrics = {
         "perplexity": measure.found,
         "steps": ready.steps,
@@ -261,6 +168,7 @@ def write_metrics(
         "heldout_sequences": len(ready.heldout),
         "tuning_s": seconds,
         **files,
+        "allocation": allocation.as_json() if allocation else None,
         "clustering": plan.clustering.metrics() if plan else {},
         "log": history,
         "config": config.as_json(),

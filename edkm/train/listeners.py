@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState
 
 from edkm.train.config import TrainConfig
-from edkm.train.job import Prepared
+from edkm.train.prepare import Prepared
 from edkm.train.trainer import arguments
 
 

@@ -1,0 +1,123 @@
+"""What a clustered run begins with: bits for each weight, codebooks, rounding, the teacher.
+
+Contract: the same settings and data give the same start. The allocation of bits is kept in ``out``,
+so that a resumed run clusters as it did.
+Boundary: before the first step; the order of things is ``edkm.train.job``'s.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from typing import Any
+
+from edkm.allocation import Allocation, allocate
+from edkm.annealing import Schedule, schedule
+from edkm.clustering import cluster
+from edkm.compensate import compensate
+from edkm.dkm import DKMConfig
+from edkm.evaluate import collate
+from edkm.train.config import TrainConfig
+from edkm.train.measure import Measure
+from edkm.train.prepare import Prepared
+
+ALLOCATION = "allocation.json"
+
+
+def make_plan(config: TrainConfig, ready: Prepared) -> Schedule | None:
+    """The clustering and its schedule; None for a plain run."""
+    if config.plain:
+        return None
+    given = find_allocation(config, ready) if config.allocate else None
+    clustering = cluster(
+        ready.model,
+        config.bits,
+        embedding_bits=config.embedding_bits,
+        include=config.include,
+        exclude=config.exclude,
+        per_module=given.per_module if given else None,
+        config=DKMConfig(iterations=config.iterations, seed=config.seed),
+        importance=config.compensate > 0,
+        row_scale=config.row_scale,
+    )
+    return schedule(
+        clustering,
+        ready.steps,
+        tau_start=config.tau_start,
+        tau_end=config.tau_end,
+        begin=config.cluster_from,
+        straight=config.straight,
+    )
+
+
+def start(config: TrainConfig, ready: Prepared, plan: Schedule, measure: Measure | None) -> None:
+    """Fit the codebooks, measure, and compensate the rounding if asked."""
+    plan.clustering.start()
+    if measure is not None:
+        measure.add("before", "hard", plan.clustering)
+    if not config.compensate:
+        return
+    compensate(plan.clustering, calibration(config, ready, config.compensate))
+    if measure is not None:
+        measure.add("compensated", "hard", plan.clustering)
+
+
+def calibration(config: TrainConfig, ready: Prepared, count: int) -> list[dict[str, Any]]:
+    """The model's inputs for ``count`` sequences, evenly spread over the training data."""
+    rows = ready.train[:: max(1, len(ready.train) // count)][:count]
+    batches = []
+    for first in range(0, len(rows), config.eval_batch):
+        inputs = collate(rows[first : first + config.eval_batch])
+        inputs.pop("labels")
+        batches.append({**inputs, "use_cache": False})
+    return batches
+
+
+def find_allocation(config: TrainConfig, ready: Prepared) -> Allocation:
+    """The kept allocation, or a new one, which is then kept; ``ready.model`` is not clustered."""
+    kept = kept_allocation(config)
+    if kept is not None:
+        return kept
+    found = allocate(
+        ready.model,
+        calibration(config, ready, config.allocate),
+        config.bits,
+        embedding_bits=config.embedding_bits,
+        include=config.include,
+        exclude=config.exclude,
+    )
+    config.out.mkdir(parents=True, exist_ok=True)
+    partial = config.out / f"{ALLOCATION}.{os.getpid()}"  # several processes may write the same
+    partial.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, config.out / ALLOCATION)
+    return found
+
+
+def kept_allocation(config: TrainConfig) -> Allocation | None:
+    """What an earlier start of this run found."""
+    path = config.out / ALLOCATION
+    if not (config.allocate and path.is_file()):
+        return None
+    return Allocation.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def make_teacher(config: TrainConfig, model: Any) -> Any:
+    """The dense teacher, fixed; None without distillation."""
+    if config.distill == 0:
+        return None
+    folder = config.teacher
+    if config.own_teacher is not None:
+        folder = config.own_teacher / "model"
+    if folder is None:
+        teacher = copy.deepcopy(model)
+    else:
+        from transformers import AutoModelForCausalLM
+
+        teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+    if teacher.config.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"the teacher's vocabulary has {teacher.config.vocab_size} tokens, the model's "
+            f"{model.config.vocab_size}; a teacher must share the model's tokenizer"
+        )
+    return teacher.eval().requires_grad_(False)
