@@ -24,6 +24,8 @@ from numba.extending import intrinsic  # type: ignore[import-untyped,import-not-
 
 if sys.byteorder != "little":
     raise ImportError("words of four weights are taken apart in little-endian order")
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined,unused-ignore]
+    raise ImportError("NUMBA_DISABLE_JIT is set: there is nothing to call")
 
 COUNT, LOOK_UP, ADD, PULL = range(4)  # what a task does with its weights
 _BLOCK = 256  # table entries gathered at a time: 2 KiB

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edkm.dkm import kernels
 from edkm.dkm.kernels import passes_for
 from edkm.dkm.kernels.choice import Passes, named_passes
 from edkm.dkm.patterns import PATTERNS, pattern_index, pattern_values
@@ -136,6 +137,15 @@ def test_the_cpu_takes_numba_where_it_is_installed() -> None:
 
 def test_a_missing_implementation_falls_back() -> None:
     assert named_passes("no_such_kernels") is reference
+
+
+def test_loops_that_may_not_be_compiled_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    for name in ("numba_cpu", "numba_loops"):
+        monkeypatch.delitem(sys.modules, f"edkm.dkm.kernels.{name}", raising=False)
+    monkeypatch.delattr(kernels, "numba_loops", raising=False)
+    assert named_passes("numba_cpu") is reference
 
 
 FORKED = """
