@@ -1,9 +1,8 @@
-"""Where did it happen: which module was running, and which line of whose code?
+"""Where did it happen: which module was running?
 
-Contract: `ModuleTracker.current` is the innermost module whose forward is running on this thread;
-`StackTable.here` gives a small number for the current call stack and describes each stack once.
+Contract: `ModuleTracker.current` is the innermost module whose forward is running on this thread.
 Boundary: no tensor is looked at and no module is kept alive; what is attributed is the caller's
-business.
+business. Lines of code are profiler.stacks'.
 """
 
 from __future__ import annotations
@@ -20,20 +19,21 @@ from torch import nn
 
 from profiler import events
 
-_DEPTH = 24  # frames of a stack that are kept
 _sequence_number = torch._C._autograd._get_sequence_nr
 
 
 class ModuleCall:
     """One call of a module that is running: its name, and what is the same for all it saves."""
 
-    __slots__ = ("first", "frame", "name", "outer")
+    __slots__ = ("above", "first", "forward", "frame", "name", "total")
 
     def __init__(self, name: str, first: int, frame: FrameType | None) -> None:
         self.name = name
         self.first = first  # autograd sequence number at its start
         self.frame = frame  # it lies between the frames of the call and those above
-        self.outer: int | None = None  # StackTable's number of the frames above
+        self.forward: FrameType | None = None  # StackTable's: the call's own code, once found
+        self.above = -1  # StackTable's number of the frames above `forward`
+        self.total: events.Total | None = None  # SummaryRecorder's: where its saves are added up
 
 
 class ModuleTracker:
@@ -52,7 +52,8 @@ class ModuleTracker:
     ) -> None:
         self._found = found
         self._frames = frames
-        self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+        # By id, and checked by identity: a WeakKeyDictionary takes a microsecond to ask.
+        self._names: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
         self._roots: list[str] = []
         self._local = threading.local()
         self._spans: list[tuple[int, int, str]] = []
@@ -68,14 +69,14 @@ class ModuleTracker:
         rows = []
         for name, module in model.named_modules():
             full = ".".join(part for part in (prefix, name) if part)
-            self._names[module] = full
+            self._names[id(module)] = weakref.ref(module), full
             rows.append(_describe(full, module))
         return rows
 
     def name_of(self, module: nn.Module) -> str:
         """Qualified name of a registered module, else its class name."""
-        name = self._names.get(module)
-        return type(module).__name__ if name is None else name
+        known = self._names.get(id(module))
+        return known[1] if known is not None and known[0]() is module else type(module).__name__
 
     def start(self) -> None:
         self._original = nn.Module.__call__
@@ -115,10 +116,12 @@ class ModuleTracker:
             running: list[ModuleCall] = self._local.running
         except AttributeError:
             running = self._local.running = []
-        if not running and self._found is not None and module not in self._names:
+        if not running and self._found is not None and not self._knows(module):
             self._found(module)
+        known = self._names.get(id(module))
+        name = known[1] if known and known[0]() is module else type(module).__name__
         frame = sys._getframe(1) if self._frames else None
-        running.append(ModuleCall(self.name_of(module), _sequence_number(), frame))
+        running.append(ModuleCall(name, _sequence_number(), frame))
         return running
 
     def leave(self, running: list[ModuleCall]) -> None:
@@ -126,6 +129,10 @@ class ModuleTracker:
         last = _sequence_number()
         if last > call.first:
             self._spans.append((call.first, last, call.name))
+
+    def _knows(self, module: nn.Module) -> bool:
+        known = self._names.get(id(module))
+        return known is not None and known[0]() is module
 
     def _prefix(self, model: nn.Module) -> str:
         if next(model.parameters(), None) is None:
@@ -150,7 +157,7 @@ def _traced_call(tracker: ModuleTracker, original: Callable[..., Any]) -> Callab
     return traced_call
 
 
-_BOUNDARY = next(
+BOUNDARY = next(  # the code of the frames that stand in for calls
     constant for constant in _traced_call.__code__.co_consts if isinstance(constant, CodeType)
 )
 
@@ -174,82 +181,3 @@ def _describe(name: str, module: nn.Module) -> events.Module:
         param_bytes=sum(p.nbytes for p in own),
         trainable_bytes=sum(p.nbytes for p in own if p.requires_grad),
     )
-
-
-class StackTable:
-    """Interned call stacks: an event carries a number, the stack is described once.
-
-    Walking 24 frames at every save would cost more than all the rest of it. So a stack is cut at
-    the module calls that are running, and each piece is walked once per call.
-    """
-
-    def __init__(self, describe: Callable[[events.Stack], None]) -> None:
-        self._describe = describe
-        self._ids: dict[tuple[int, ...], int] = {}
-        self._outer_ids: dict[tuple[int, ...], int] = {}
-        self._outer: list[list[str]] = []
-        self._seen: set[CodeType] = set()  # alive, so that none of their ids is used again
-
-    def here(self, skip: int = 1, running: Sequence[ModuleCall] = ()) -> int:
-        """The number of the calling stack, `skip` frames above the caller left out.
-
-        running: the module calls that are running on this thread (ModuleTracker.running).
-        """
-        first = sys._getframe(skip + 1)
-        places, outer = self._piece(first, running)
-        number = self._ids.get(places)
-        if number is None:
-            frames = self._texts(first, len(places) // 2)
-            frames += self._outer[outer] if outer is not None else []
-            number = self._ids[places] = len(self._ids)
-            self._describe(events.Stack(stack_id=number, frames=frames[:_DEPTH]))
-        return number
-
-    def _piece(
-        self, frame: FrameType | None, running: Sequence[ModuleCall]
-    ) -> tuple[tuple[int, ...], int | None]:
-        """The frames up to the innermost running call, and the number of those above it."""
-        stop = running[-1].frame if running else None
-        key: list[int] = []
-        for _ in range(_DEPTH):
-            if frame is None or frame is stop:
-                break
-            key += (id(frame.f_code), frame.f_lasti)
-            frame = frame.f_back
-        outer = None
-        if frame is stop and stop is not None:
-            outer = running[-1].outer
-            if outer is None:
-                outer = running[-1].outer = self._outer_number(stop.f_back, running[:-1])
-            key.append(outer)
-        return tuple(key), outer
-
-    def _outer_number(self, frame: FrameType | None, running: Sequence[ModuleCall]) -> int:
-        places, outer = self._piece(frame, running)
-        number = self._outer_ids.get(places)
-        if number is None:
-            texts = self._texts(frame, len(places) // 2)
-            texts += self._outer[outer] if outer is not None else []
-            number = self._outer_ids[places] = len(self._outer)
-            self._outer.append(texts[:_DEPTH])
-        return number
-
-    def _texts(self, frame: FrameType | None, count: int) -> list[str]:
-        texts = []
-        for _ in range(count):
-            assert frame is not None
-            code = frame.f_code
-            self._seen.add(code)
-            if code is not _BOUNDARY:
-                line = _line(code, frame.f_lasti)
-                texts.append(f"{code.co_filename}:{line}:{code.co_qualname}")
-            frame = frame.f_back
-        return texts
-
-
-def _line(code: CodeType, lasti: int) -> int:
-    """The line of an instruction; only looked up when a stack is seen for the first time."""
-    for start, stop, line in code.co_lines():
-        if start <= lasti < stop and line is not None:
-            return line
-    return code.co_firstlineno

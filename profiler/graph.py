@@ -60,11 +60,12 @@ def walk(
         node = waiting.pop()
         if node in numbers:
             continue
-        number = int(node._sequence_nr())
-        if number < 0 or number >= _LEAF_SEQUENCE:
+        number = node._sequence_nr()
+        leaf = None
+        if not 0 <= number < _LEAF_SEQUENCE:
             number = -1 - len(numbers)
+            leaf = getattr(node, "variable", None)
         numbers[node] = number
-        leaf = getattr(node, "variable", None) if number < 0 else None
         nodes.seq.append(number)
         nodes.name.append(_plain(node.name()))
         nodes.module.append("" if leaf is None else name_of(leaf))
@@ -73,7 +74,8 @@ def walk(
         nodes.dtype.append(dtype_name(dtype))
         for parent, output in node.next_functions:
             if parent is not None:
-                waiting.append(parent)
+                if parent not in numbers:
+                    waiting.append(parent)
                 arrows.append((parent, number, output))
     edges = Edges(
         [numbers[parent] for parent, _, _ in arrows],

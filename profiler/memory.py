@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import sys
 import threading
 import time
@@ -51,7 +52,7 @@ class DeviceMemory:
 def rss_bytes() -> int:
     """Return the resident memory of this process."""
     with contextlib.suppress(OSError, ValueError, IndexError), open(_STATM, "rb") as file:
-        return int(file.read().split()[1]) * _PAGE  # a fifth of what psutil takes for it
+        return _pages_resident(file.read()) * _PAGE  # a fifth of what psutil takes for it
     return int(psutil.Process().memory_info().rss)
 
 
@@ -139,6 +140,7 @@ class MemorySampler:
         self.interval = interval
         self.problem: str | None = None
         self._add, self._describe = add, describe
+        self._statm: int | None = None  # kept open: opening it costs 15 to 80 us, reading it 1
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -146,6 +148,8 @@ class MemorySampler:
         """Begin sampling; does nothing when it has begun."""
         if self._thread is None:
             self._stop.clear()
+            with contextlib.suppress(OSError):
+                self._statm = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
             self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
             self._thread.start()
 
@@ -157,12 +161,15 @@ class MemorySampler:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._thread = None
+        statm, self._statm = self._statm, None
+        if statm is not None:
+            os.close(statm)
 
     def sample(self) -> MemorySample:
         """Take one sample now, without adding it."""
         fields: dict[str, Any] = {
             "time_ns": time.perf_counter_ns(),
-            "rss_bytes": rss_bytes(),
+            "rss_bytes": self._resident(),
         }
         devices = device_memory()
         if devices:
@@ -179,6 +186,11 @@ class MemorySampler:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def _resident(self) -> int:
+        if self._statm is None:
+            return rss_bytes()
+        return _pages_resident(os.pread(self._statm, 128, 0)) * _PAGE
+
     def _run(self) -> None:
         try:
             while True:
@@ -188,6 +200,10 @@ class MemorySampler:
                     return
         except Exception as error:
             self.problem = f"{type(error).__name__}: {error}"
+
+
+def _pages_resident(statm: bytes) -> int:
+    return int(statm.split()[1])
 
 
 def _reset_peak() -> bool:

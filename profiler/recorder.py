@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from profiler import events
-from profiler.attribution import ModuleCall, ModuleTracker, StackTable
+from profiler.attribution import ModuleCall, ModuleTracker
 from profiler.content import content_hash, distinct_values
 from profiler.graph import dtype_name
 from profiler.hooks import KeptTensor, Pack, Unpack
 from profiler.packed import Copies, HostCopy, describe
 from profiler.recompute import name_recomputed
+from profiler.stacks import StackTable
 from profiler.storages import LiveStorage, StorageTable, has_storage, is_parameter
 
 _sequence_number = torch._C._autograd._get_sequence_nr

@@ -67,6 +67,7 @@ def record_type(table: str) -> type[Record]:
     return TYPES[table]
 
 
+@functools.cache
 def encodings(table: str) -> dict[str, Any]:
     """Return the Parquet writer's options: dictionaries for repeats, differences for counters."""
     schema = arrow_schema(table)

@@ -11,9 +11,8 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -23,22 +22,13 @@ from profiler import events
 Resident = Literal["param", "grad", "optimizer"]
 
 
-class LiveStorage:
-    """A storage that was seen: its row, and how many saves keep it on its device."""
+class LiveStorage(weakref.ref[UntypedStorage]):
+    """A storage that was seen: where it is found, its row, how many saves keep it on its device."""
 
-    __slots__ = ("keepers", "row")
-
-    def __init__(self, row: events.Storage) -> None:
-        self.row = row
-        self.keepers = 0
-
-
-class _Reference(weakref.ref[UntypedStorage]):
-    """A weak reference to a storage, with its entry and the address it is found by."""
-
-    __slots__ = ("address", "live")
+    __slots__ = ("address", "keepers", "row")
     address: int
-    live: LiveStorage
+    keepers: int
+    row: events.Storage
 
 
 class StorageTable:
@@ -51,9 +41,10 @@ class StorageTable:
     def __init__(self, write: Callable[[events.Storage], None]) -> None:
         self._write = write
         # Found by address and then checked by identity, at half the cost of a WeakKeyDictionary.
-        self._live: dict[int, _Reference] = {}
+        self._live: dict[int, LiveStorage] = {}
         self._serials = itertools.count(1)
-        self._totals: Counter[str] = Counter()
+        self._totals = dict.fromkeys((*get_args(Resident), "saved", "temp"), 0)
+        self._devices: dict[torch.device, str] = {}
         self.total_bytes = 0  # of all storages seen and alive
         self.peak_bytes = 0  # its highest value since `start_step`
         self.step = 0
@@ -66,19 +57,18 @@ class StorageTable:
     def see(self, tensor: Tensor, *, module: str = "") -> LiveStorage:
         """The entry of the tensor's storage; made at first sight."""
         storage = tensor.untyped_storage()
-        reference = self._live.get(storage._cdata)
-        if reference is not None and reference() is storage:
-            return reference.live
+        live = self._live.get(storage._cdata)
+        if live is not None and live() is storage:
+            return live
         category = "param" if is_parameter(tensor) else "saved"
         return self._first_sight(tensor, storage, module, category)
 
     def see_resident(self, tensor: Tensor, category: Resident, *, module: str = "") -> LiveStorage:
         """As `see`, for memory that is there whatever autograd saves."""
         storage = tensor.untyped_storage()
-        reference = self._live.get(storage._cdata)
-        if reference is None or reference() is not storage:
+        live = self._live.get(storage._cdata)
+        if live is None or live() is not storage:
             return self._first_sight(tensor, storage, module, category)
-        live = reference.live
         if live.row.category != category:
             self._totals[self._category(live)] -= live.row.bytes
             live.row.category = category
@@ -105,25 +95,31 @@ class StorageTable:
     def _first_sight(
         self, tensor: Tensor, storage: UntypedStorage, module: str, category: str
     ) -> LiveStorage:
-        live = LiveStorage(
-            events.Storage(
-                storage_id=next(self._serials),
-                step=self.step,
-                bytes=storage.nbytes(),
-                device=str(tensor.device),
-                category=category,
-                born_ns=time.perf_counter_ns(),
-                module=module,
-            )
+        size = storage.nbytes()
+        live = LiveStorage(storage, self._died)
+        live.address, live.keepers = storage._cdata, 0
+        live.row = row = events.Storage(
+            storage_id=next(self._serials),
+            step=self.step,
+            bytes=size,
+            device=self._device_name(tensor.device),
+            category=category,
+            born_ns=time.perf_counter_ns(),
+            module=module,
         )
-        reference = _Reference(storage, self._died)
-        reference.address, reference.live = storage._cdata, live
-        self._live[reference.address] = reference
-        self._totals[self._category(live)] += live.row.bytes
-        self.total_bytes += live.row.bytes
-        self.peak_bytes = max(self.peak_bytes, self.total_bytes)
-        self._write(live.row)
+        self._live[live.address] = live
+        self._totals["temp" if category == "saved" else category] += size
+        total = self.total_bytes = self.total_bytes + size
+        if total > self.peak_bytes:
+            self.peak_bytes = total
+        self._write(row)
         return live
+
+    def _device_name(self, device: torch.device) -> str:
+        name = self._devices.get(device)
+        if name is None:
+            name = self._devices[device] = str(device)
+        return name
 
     @staticmethod
     def _category(live: LiveStorage) -> str:
@@ -131,14 +127,14 @@ class StorageTable:
             return live.row.category
         return "saved" if live.keepers else "temp"
 
-    def _died(self, reference: _Reference) -> None:
-        if self._live.get(reference.address) is reference:
-            del self._live[reference.address]
-        live = reference.live
-        live.row.died_ns = time.perf_counter_ns()
-        self._totals[self._category(live)] -= live.row.bytes
-        self.total_bytes -= live.row.bytes
-        self._write(live.row)
+    def _died(self, live: LiveStorage) -> None:
+        if self._live.get(live.address) is live:
+            del self._live[live.address]
+        row = live.row
+        row.died_ns = time.perf_counter_ns()
+        self._totals[self._category(live)] -= row.bytes
+        self.total_bytes -= row.bytes
+        self._write(row)
 
 
 def has_storage(tensor: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The level `summary`: bytes per module and step, at a few microseconds a save.
+"""The level `summary`: bytes per module and step, at about a microsecond a save.
 
 Contract: the totals are those that `analyses.ledger` computes from full rows. Same face as
 `profiler.recorder.Recorder`; one row per module and step is written, none per save.
@@ -8,19 +8,17 @@ Boundary: no stacks, no graph, no list of saves: ask for the level `full` to hav
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, UntypedStorage
 
 from profiler import events
-from profiler.attribution import ModuleTracker
+from profiler.attribution import ModuleCall, ModuleTracker
 from profiler.hooks import KeptTensor, Pack, Unpack
 from profiler.packed import tensors_in
-from profiler.storages import has_storage, is_parameter
-
-# By address: a weak reference that tells whether it is still that storage; parameter or not.
-_Seen = dict[int, tuple[weakref.ref[UntypedStorage], bool]]
+from profiler.storages import is_parameter
 
 
 class SummaryRecorder:
@@ -39,14 +37,15 @@ class SummaryRecorder:
         self.paused = False
         self.host_totals = {"host": 0, "peer": 0}  # not followed: that needs a row per save
         self._totals: dict[str, events.Total] = {}
-        self._seen: _Seen = {}  # storages of this step
+        # By address: what tells whether it is still that storage; parameter or not. Of this step.
+        self._seen: dict[int, tuple[weakref.ref[UntypedStorage], bool]] = {}
 
     def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
         """The same pair, counted. What it packs is passed on untouched."""
 
         def counted_pack(tensor: Tensor) -> Any:
             packed = pack(tensor)
-            if not self.paused and has_storage(tensor):
+            if not self.paused and tensor.layout is torch.strided and not tensor.is_nested:
                 self._count(tensor, packed)
             return packed
 
@@ -61,10 +60,9 @@ class SummaryRecorder:
 
     def _count(self, tensor: Tensor, packed: Any) -> None:
         running = self._modules.running
-        module = running[-1].name if running else ""
-        total = self._totals.get(module)
-        if total is None:
-            total = self._totals[module] = events.Total(step=self.step, module=module)
+        total = running[-1].total if running else None
+        if total is None or total.step != self.step:
+            total = self._begin_total(running)
         size = tensor.nbytes
         total.saves += 1
         total.logical_bytes += size
@@ -80,6 +78,16 @@ class SummaryRecorder:
             total.param_bytes += size
         if type(packed) is not KeptTensor:
             self._count_host(total, storage, packed)
+
+    def _begin_total(self, running: Sequence[ModuleCall]) -> events.Total:
+        """The total of the innermost call's module, noted there for its next saves."""
+        module = running[-1].name if running else ""
+        total = self._totals.get(module)
+        if total is None:
+            total = self._totals[module] = events.Total(step=self.step, module=module)
+        if running:
+            running[-1].total = total
+        return total
 
     def _first_sight(self, total: events.Total, tensor: Tensor, storage: UntypedStorage) -> bool:
         of_parameter = is_parameter(tensor)

@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 from profiler import events, graph
-from profiler.attribution import ModuleTracker, StackTable, module_of_nodes
+from profiler.attribution import ModuleTracker, module_of_nodes
 from profiler.hooks import Pack, Unpack, listening
 from profiler.memory import MemorySampler
 from profiler.recorder import Recorder
+from profiler.stacks import StackTable
 from profiler.storages import StorageTable, has_storage
 from profiler.store import RunWriter
 from profiler.summary import SummaryRecorder
@@ -32,6 +33,7 @@ from profiler.summary import SummaryRecorder
 Level = Literal["summary", "full", "values"]
 LEVELS: tuple[Level, ...] = ("summary", "full", "values")
 _INTERVALS = {"summary": 0.1}  # ten samples a second cost a loaded core 0.1 %
+_FLUSH_SECONDS = {"summary": 10.0}  # its rows are few, and a flush costs 6 to 17 ms
 
 
 class Tracer:
@@ -82,16 +84,17 @@ class Tracer:
     ) -> None:
         if level not in LEVELS:
             raise ValueError(f"level {level!r}: unknown; choose from {', '.join(LEVELS)}")
+        info = {**(info or {}), "level": level}
+        pause = _FLUSH_SECONDS.get(level, 2.0)
         self.writer = RunWriter(
-            path, {**(info or {}), "level": level}, force=force, rank=rank, world_size=world_size
+            path, info, flush_seconds=pause, force=force, rank=rank, world_size=world_size
         )
         self.level = level
         self._modules = ModuleTracker(self.register, frames=stacks and level != "summary")
         self._storages = StorageTable(self.writer.add)
         self._recorder = self._make_recorder(stacks)
-        if interval is None:
-            interval = _INTERVALS.get(level, 0.02)
-        self._sampler = MemorySampler(self.writer.add, self._describe_memory, interval=interval)
+        seconds = _INTERVALS.get(level, 0.02) if interval is None else interval
+        self._sampler = MemorySampler(self.writer.add, self._describe_memory, interval=seconds)
         self._names: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}  # parameters
         self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._states: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = (
@@ -220,8 +223,8 @@ class Tracer:
             self._begin_step("")
 
     def _gradient_arrived(self, module: str, parameter: torch.Tensor) -> None:
-        if parameter.grad is not None and has_storage(parameter.grad):
-            self._storages.see_resident(parameter.grad, "grad", module=module)
+        if (grad := parameter.grad) is not None and has_storage(grad):
+            self._storages.see_resident(grad, "grad", module=module)
 
     def _make_recorder(self, stacks: bool) -> Recorder | SummaryRecorder:
         if self.level == "summary":

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from profiler import events
-from profiler.attribution import ModuleTracker, StackTable, module_of_nodes
+from profiler.attribution import ModuleTracker, module_of_nodes
 
 
 class _Inner(nn.Module):
@@ -74,15 +71,3 @@ def test_nodes_belong_to_the_innermost_span_also_when_two_are_equal() -> None:
         **dict.fromkeys((0, 1, 4, 5, 6, 7, 8), ""),
         **dict.fromkeys((2, 3), "a.b"),
     }
-
-
-def test_a_stack_is_described_once_and_names_this_line() -> None:
-    described: list[events.Stack] = []
-    stacks = StackTable(described.append)
-    numbers = [stacks.here(skip=0) for _ in range(3)]
-    other = stacks.here(skip=0)
-    assert numbers == [0, 0, 0] and other == 1
-    assert [row.stack_id for row in described] == [0, 1]
-    file, line, function = described[1].frames[0].rsplit(":", 2)
-    assert file == __file__ and function.endswith("names_this_line")
-    assert "other = stacks.here" in Path(__file__).read_text().splitlines()[int(line) - 1]
