@@ -1,21 +1,23 @@
 """Our own rows: eDKM, and the dense model tuned as long, both by ``edkm.train``.
 
 Contract: ``steps`` x ``batch`` sequences of the training text, as every trained method sees.
-The eDKM row uses the preset that the job names, with the job's bits, steps,
-batch, rate and seed. The dense model tuned with a seed is made once for all rows that need it.
+The eDKM rows use the preset that the job names, with the job's bits, steps, batch and seed; with
+bits allocated, its rate too. The dense model tuned with a seed is made once for all rows that need
+it.
 Boundary: recipes are ``edkm.train``'s.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edkm.baselines.job import Job
 from edkm.baselines.shared import once
 from edkm.train.config import TrainConfig, with_preset
-from edkm.train.job import run
+from edkm.train.job import run, tune_teacher
 
 
 def dense(job: Job) -> Path:
@@ -28,6 +30,7 @@ def tuned(job: Job) -> Path:
 
     def make(folder: Path) -> None:
         settings = {**_shared(job), "out": folder, "plain": True}
+        settings["learning_rate"] = job.dense_rate
         _tune(with_preset("default", settings))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -35,10 +38,27 @@ def tuned(job: Job) -> Path:
 
 
 def edkm(job: Job) -> Path:
-    """eDKM (arXiv 2309.00964)."""
-    settings = {**_shared(job), "bits": job.bits, "embedding_bits": job.embedding_bits}
-    settings["learning_rate"] = job.learning_rate
-    return _tune(with_preset(job.preset, settings))
+    """eDKM (arXiv 2309.00964): every linear layer at the job's bits and rate."""
+    return _cluster(job, {"allocate": 0, "learning_rate": job.learning_rate})
+
+
+def edkm_allocated(job: Job) -> Path:
+    """eDKM with bits where they save most, in the bytes of the job's bits; the preset's rate."""
+    return _cluster(job, {})
+
+
+def _cluster(job: Job, more: dict[str, Any]) -> Path:
+    """Tune clustered; a teacher that the preset tunes first is tuned once a seed."""
+    settings = {**_shared(job), "bits": job.bits, "embedding_bits": job.embedding_bits, **more}
+    config = with_preset(job.preset, settings)
+    if config.own_teacher is not None:
+
+        def make(folder: Path) -> None:
+            tune_teacher(replace(config, out=folder), lambda text: None)
+
+        made = once(job.common / f"teacher-{job.seed}", make)
+        config = replace(config, teacher=made / "teacher" / "model")
+    return _tune(config)
 
 
 def _shared(job: Job) -> dict[str, Any]:
@@ -51,7 +71,6 @@ def _shared(job: Job) -> dict[str, Any]:
         "batch_size": job.batch,
         "accumulate": 1,
         "sequence": job.sequence,
-        "learning_rate": job.dense_rate,
         "dtype": "float32",
         "save_every": job.steps,
         "seed": job.seed,

@@ -28,8 +28,15 @@ METHODS: dict[str, tuple[str, str]] = {
     "kmeans": ("palettizers", "kmeans"),
     "dkm": ("palettizers", "dkm"),
     "edkm": ("clustered", "edkm"),
+    "edkm-allocated": ("clustered", "edkm_allocated"),
 }
-TRAINED = ("dense", "llm-qat", "dkm", "edkm")  # see steps x batch x sequence tokens
+TRAINED = (
+    "dense",
+    "llm-qat",
+    "dkm",
+    "edkm",
+    "edkm-allocated",
+)  # see steps x batch x sequence tokens
 STARTS = ("given", "tuned")  # compressed: the model itself, or that model tuned dense first
 SEEDLESS = ("rtn",)  # no calibration, no order, no start: one seed is all there is
 

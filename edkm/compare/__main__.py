@@ -58,8 +58,9 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="print comparison.json")] = False,
 ) -> None:
     """Compress one model by every method, measure the files, and write one table."""
+    from edkm.compare.picture import picture
     from edkm.compare.plan import Settings
-    from edkm.compare.report import table, write
+    from edkm.compare.report import table
 
     try:
         settings = Settings(
@@ -76,7 +77,8 @@ def main(
     except KeyboardInterrupt as error:
         _ERRORS.print(f"interrupted; finished rows are in {out}, the same command goes on")
         raise typer.Exit(130) from error
-    write(result, out)
+    (out / "table.md").write_text(table(result), encoding="utf-8")
+    picture(result, out / "picture.png")
     print(json.dumps(result, indent=1) if as_json else table(result), end="")
     if any(row["status"] != "done" for row in result["rows"]):
         raise typer.Exit(1)

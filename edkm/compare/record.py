@@ -5,13 +5,14 @@ bytes of the model's files, ``bits_per_weight`` of those bytes over all paramete
 norms and headers included), perplexities of the held-out text before (``ppl_dense``) and after,
 ``tasks`` or None, seconds of the wall clock and of the processor and peak resident bytes of the
 method's process, ``status`` ``"done"`` or ``"failed"``, ``error`` or None. ``bits`` and
-``embedding_bits`` are None for the dense row. Rows are ordered by method, bits and seed. Written
-whole or not at all.
+``embedding_bits`` are None for the dense row, the latter also where bits are allocated. Rows are
+ordered by method, bits and seed. Written whole or not at all.
 Boundary: rendering is ``edkm.compare.report``.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -69,14 +70,21 @@ class Record:
         """Whether the job's row is there; a failed row is run again."""
         return any(key(row) == job_key(job) and row["status"] == "done" for row in self.rows)
 
-    def add(self, row: Row) -> None:
-        """Keep ``row`` in place of an earlier one of the same method, bits and seed."""
-        # read again: another command may have filled in rows of the same table meanwhile
-        kept = [old for old in self._read() if key(old) != key(row)]
-        self.rows = sorted(
-            [*kept, row], key=lambda one: (one["method"], one["bits"] or 0, one["seed"])
-        )
-        write_json(self.path, self.as_json())
+    def save(self, *rows: Row) -> dict[str, Any]:
+        """Write the file with these settings and ``rows``, each in place of an earlier one of the
+        same method, bits and seed; what it holds.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # another command may fill in rows of the same table at the same time
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            new = {key(row) for row in rows}
+            kept = [old for old in self._read() if key(old) not in new]
+            self.rows = sorted(
+                [*kept, *rows], key=lambda one: (one["method"], one["bits"] or 0, one["seed"])
+            )
+            write_json(self.path, self.as_json())
+        return self.as_json()
 
     def as_json(self) -> dict[str, Any]:
         """What the file holds."""
@@ -103,7 +111,8 @@ def failed(job: Job, error: str | None) -> Row:
     """A row without numbers."""
     row: Row = dict.fromkeys(KEYS)
     row["method"], row["bits"], row["seed"] = job_key(job)
-    row["embedding_bits"] = None if job.method == "dense" else job.embedding_bits
+    fixed = job.method not in ("dense", "edkm-allocated")
+    row["embedding_bits"] = job.embedding_bits if fixed else None
     grouped = job.method in ("rtn", "smoothquant", "gptq", "awq", "llm-qat")
     row["group_size"] = job.group_size if grouped else None
     return {**row, "status": "failed", "error": error}

@@ -1,15 +1,13 @@
-"""A table and a picture of the rows of a comparison.
+"""The rows of a comparison as a table for readers.
 
-Contract: ``table.md`` (mean and spread over seeds, failures named) and ``picture.png`` (bits per
-weight against perplexity, one line a method). Plain rows in, files out.
-Boundary: nothing is measured here.
+Contract: Markdown, a line for each method and bits: mean and spread over seeds, failures named.
+Boundary: nothing is measured here; the picture is ``edkm.compare.picture``.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from edkm.compare.plan import parse
@@ -18,7 +16,7 @@ Row = dict[str, Any]
 NAMES = {
     "dense": "dense, tuned", "rtn": "RTN", "smoothquant": "SmoothQuant (weights)", "gptq": "GPTQ",
     "awq": "AWQ", "llm-qat": "LLM-QAT (weights)", "kmeans": "k-means", "dkm": "DKM (coremltools)",
-    "edkm": "eDKM",
+    "edkm": "eDKM", "edkm-allocated": "eDKM (allocated)",
 }  # fmt: skip
 
 
@@ -36,7 +34,7 @@ def groups(rows: Iterable[Row]) -> list[list[Row]]:
         found.setdefault((row["bits"] or 99, row["method"]), []).append(row)
 
     def order(item: tuple[tuple[Any, ...], list[Row]]) -> tuple[int, float]:
-        values = _numbers(item[1], "ppl")
+        values = numbers(item[1], "ppl")
         return -item[0][0], statistics.mean(values) if values else float("inf")
 
     return [members for _, members in sorted(found.items(), key=order)]
@@ -66,15 +64,15 @@ def _bits(row: Row) -> str:
 
 def _cells(rows: list[Row], tasks: list[str]) -> list[str]:
     first = rows[0]
-    seconds, peak = _numbers(rows, "cpu_seconds"), _numbers(rows, "peak_bytes")
+    seconds, peak = numbers(rows, "cpu_seconds"), numbers(rows, "peak_bytes")
     cells = [
         title(first["method"]),
         "" if first["bits"] is None else str(first["bits"]),
         "" if first["embedding_bits"] is None else str(first["embedding_bits"]),
         "" if first["group_size"] is None else str(first["group_size"]),
-        f"{statistics.mean(_numbers(rows, 'size_bytes')):,.0f}",
-        f"{statistics.mean(_numbers(rows, 'bits_per_weight')):.2f}",
-        spread(_numbers(rows, "ppl")),
+        f"{statistics.mean(numbers(rows, 'size_bytes')):,.0f}",
+        f"{statistics.mean(numbers(rows, 'bits_per_weight')):.2f}",
+        spread(numbers(rows, "ppl")),
         _ratio(rows),
         str(len(rows)),
         f"{statistics.mean(seconds):.0f}",
@@ -99,43 +97,6 @@ def spread(values: list[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
 
 
-def _numbers(rows: Iterable[Row], name: str) -> list[float]:
+def numbers(rows: Iterable[Row], name: str) -> list[float]:
+    """The rows' values of ``name``, where there is one."""
     return [float(row[name]) for row in rows if row[name] is not None]
-
-
-def picture(result: dict[str, Any], path: Path) -> None:
-    """Bits per weight (of the file) against held-out perplexity, logarithmic."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    lines: dict[str, list[tuple[float, float]]] = {}
-    done = [row for row in result["rows"] if row["status"] == "done" and row["ppl"] is not None]
-    for members in groups(done):
-        point = (
-            statistics.mean(_numbers(members, "bits_per_weight")),
-            statistics.mean(_numbers(members, "ppl")),
-        )
-        lines.setdefault(members[0]["method"], []).append(point)
-    for method, points in lines.items():
-        if method == "dense":
-            axes.axhline(points[0][1], color="0.4", linestyle="--", label=title(method))
-        else:
-            x, y = zip(*sorted(points), strict=True)
-            thick = 2.5 if method == "edkm" else 1.2
-            axes.plot(x, y, marker="o", linewidth=thick, label=title(method))
-    axes.set_yscale("log")
-    axes.set_xlabel("bits per weight, of the whole file")
-    axes.set_ylabel("held-out perplexity")
-    axes.set_title(f"{Path(result['settings']['model']).name}: smaller and lower is better")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
-
-
-def write(result: dict[str, Any], folder: Path) -> None:
-    """``table.md`` and ``picture.png`` in ``folder``."""
-    (folder / "table.md").write_text(table(result), encoding="utf-8")
-    picture(result, folder / "picture.png")

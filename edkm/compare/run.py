@@ -59,7 +59,7 @@ def compare(
     state = Progress(len(rows), len(rows) - len(missing))
     say(state)
     if not missing:
-        return record.as_json()
+        return record.save()
     with Pool(settings.out / "work", [job.method for job in missing]) as pool:
         numbers = _probe(pool, missing[0], probe)
         state.cpu_seconds = estimate(missing, numbers)
@@ -75,10 +75,10 @@ def compare(
             for job, code in pool.wait():
                 state.running.remove(job)
                 state.last = finish(job, code)
-                record.add(state.last)
+                record.save(state.last)
                 state.done += 1
                 say(state)
-    return record.as_json()
+    return record.save()
 
 
 def _probe(pool: Pool, job: Job, probe: Work) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from edkm.compare.estimate import PASSES, ROW_SECONDS, estimate
+from edkm.compare.picture import picture
 from edkm.compare.plan import Settings, plan
 from edkm.compare.pool import Pool
 from edkm.compare.record import KEYS, Record, failed, write_json
-from edkm.compare.report import groups, picture, spread, table, title, write
+from edkm.compare.report import groups, spread, table, title
 from edkm.compare.run import compare
 
 # Work that stands for any method: RTN works, GPTQ raises, AWQ dies.
@@ -214,11 +215,14 @@ def test_tasks_become_columns() -> None:
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
-    rows = [row("rtn", 3, 9.0), row("rtn", 4, 6.0), row("dense", None, 4.4), row("gptq", 2, None)]
+    names = ("rtn", "tuned+gptq", "gptq@4", "edkm")
+    rows = [row(name, bits, 9.0 / bits) for name in names for bits in (3, 4)]
+    rows += [row("edkm", 3, 4.0, 1), row("dense", None, 4.4), row("gptq", 2, None)]
     picture(result(rows), tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    write(result(rows), tmp_path)
-    assert (tmp_path / "table.md").read_text().startswith("| method |")
+    empty = tmp_path / "empty.png"
+    picture(result([row("gptq", 2, None)]), empty)
+    drawn = (tmp_path / "picture.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG") and len(drawn) > 2 * len(empty.read_bytes())
 
 
 def test_an_infinite_perplexity_is_written_as_none(tmp_path: Path) -> None:
