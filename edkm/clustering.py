@@ -245,7 +245,8 @@ def _is_linear(choice: Choice) -> bool:
 def _install(model: nn.Module, choice: Choice, codebook: Codebook) -> ClusteredWeight:
     """Replace or parametrize each layer of ``choice``; all get the one codebook."""
     first: nn.Module | None = None
-    for name, module in zip(choice.names, choice.modules, strict=True):
+    names = []
+    for module in choice.modules:
         new: nn.Module
         if type(module) is nn.Linear:
             new = CodebookLinear.over(module, codebook)
@@ -254,13 +255,17 @@ def _install(model: nn.Module, choice: Choice, codebook: Codebook) -> ClusteredW
         else:
             parametrize.register_parametrization(module, "weight", codebook, unsafe=True)
             new = module
+        # a module that is called in two places may have a name for each
+        held = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
         if new is not module:
             _carry_hooks(module, new)
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, new)
+            for name in held:
+                parent, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(parent), leaf, new)
+        names += held
         first = first or new
     assert first is not None
-    return ClusteredWeight(choice.names, first, codebook)
+    return ClusteredWeight(tuple(names), first, codebook)
 
 
 def _carry_hooks(old: nn.Module, new: nn.Module) -> None:

@@ -11,6 +11,10 @@ Boundary: tensors only; layers that compute with palettes are in ``edkm.palettiz
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
@@ -67,6 +71,15 @@ def unpack_indices(
         at = first + begin * bits // 8
         room.copy_(_unpack_chunk(packed[at : at + packed_bytes(room.numel(), bits)], bits, room))
     return out[skip:]
+
+
+@lru_cache(maxsize=1)
+def _load_compiled() -> ModuleType | None:
+    try:
+        return import_module("edkm.unpack_cpu")
+    # numba is not there, or not for this Python, numpy or machine; or no folder for compiled loops
+    except (ImportError, RuntimeError):
+        return None
 
 
 def _pack_chunk(indices: Tensor, bits: int) -> Tensor:
@@ -164,10 +177,25 @@ class Palette:
 
     def vectors_at(self, start: int, count: int) -> Float[Tensor, "n d"]:
         """``count`` cluster vectors from number ``start`` on, before any scale."""
+        if not 0 <= start <= start + count <= self.vectors:
+            raise ValueError(
+                f"vectors {start} to {start + count} are asked for; the weight has {self.vectors}"
+            )
+        if (fast := self._compiled()) is not None:
+            out = self.table.new_empty(count, 1)
+            table = self.table.detach().contiguous().view(self.groups, -1)
+            block = self.vectors // self.groups
+            fast.look_up(self.packed, table, start, block, self.bits, out.view(-1))
+            return out
         index = unpack_indices(self.packed, count, self.bits, start=start)
         if self.groups == 1:
             return self.look_up(index, None)
         return self.look_up(index, torch.arange(start, start + count, device=index.device))
+
+    def _compiled(self) -> Any:
+        """``edkm.unpack_cpu`` where it can do this palette."""
+        usable = self.dim == 1 and self.table.device.type == self.packed.device.type == "cpu"
+        return _load_compiled() if usable and not torch.compiler.is_compiling() else None
 
     def look_up(self, index: Tensor, position: Tensor | None) -> Float[Tensor, "n d"]:
         """Table entries; ``position`` are the vectors' numbers, which may be None of one table."""

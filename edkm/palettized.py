@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 from edkm.palette import Palette
 
-_BLOCK = 1 << 22  # weights unpacked at a time: 16 MiB in float32
+# Weights unpacked at a time. Those of the smaller block, 4 MiB in float32, are multiplied while
+# they are in cache, which is what counts for few inputs; many are better off with large products.
+_BLOCK, _FEW_BLOCK = 1 << 22, 1 << 20
+_FEW = 16  # rows of input
 
 
 class PalettizedLayer(nn.Module):
@@ -69,7 +72,8 @@ class PalettizedLinear(PalettizedLayer):
 
     def _by_rows(self, input: Tensor) -> Tensor:
         palette = self.palette
-        step = max(1, _BLOCK // self.in_features)
+        few = input.numel() <= _FEW * self.in_features
+        step = max(1, (_FEW_BLOCK if few else _BLOCK) // self.in_features)
         parts = [
             F.linear(input, palette.rows(start, min(start + step, self.out_features)))
             for start in range(0, self.out_features, step)

@@ -13,6 +13,7 @@ Boundary: one weight, one codebook.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,6 +59,16 @@ class DKM(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle begins a step of its own: weak references cannot be stored."""
         return {**self.__dict__, "_step": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DKM:
+        """Moves with the model, but keeps its precision: tau is below what float16 can hold."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and old.dtype != new.dtype:
+                self._buffers[name] = old.to(new.device)
+        return self
 
     def extra_repr(self) -> str:
         return f"bits={self.config.bits}, dim={self.config.dim}, tau={float(self.tau):.3g}"

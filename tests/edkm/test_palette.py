@@ -51,6 +51,32 @@ def test_packing_across_chunks(bits: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(unpack_indices(packed, 100, bits, start=29), indices[29:129])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("groups", [1, 3])
+def test_compiled_look_up_is_the_general_one(
+    bits: int, dtype: torch.dtype, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(bits)
+    indices = torch.randint(0, 2**bits, (33 * 35,), generator=generator)
+    tables = torch.randn(groups, 2**bits, 1, generator=generator).to(dtype)
+    table = tables if groups > 1 else tables[0]
+    palette = Palette(table, pack_indices(indices, bits), (33, 35), bits)
+    spans = [(0, 1155), (0, 0), (8, 3), (3, 30), (16, 1000), (379, 14), (1147, 8), (384, 771)]
+    found = [palette.vectors_at(start, count) for start, count in spans]
+    assert palette._compiled() is not None
+    monkeypatch.setattr("edkm.palette._load_compiled", lambda: None)
+    for (start, count), one in zip(spans, found, strict=True):
+        assert torch.equal(one, palette.vectors_at(start, count)), (start, count)
+    if groups == 1:
+        wanted = table[indices]
+        assert torch.equal(found[0], wanted)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="the weight has 1155"):
+        palette.vectors_at(1150, 6)
+
+
 def test_bad_streams_are_refused() -> None:
     with pytest.raises(ValueError, match="3 bits hold 0 to 7"):
         pack_indices(torch.tensor([8]), 3)
@@ -77,7 +103,7 @@ def test_a_palette_is_the_hard_weight(dtype: torch.dtype, bits: int, dim: int) -
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_layers_equal_plain_layers(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edkm.palettized._BLOCK", 64)
+    monkeypatch.setattr("edkm.palettized._FEW_BLOCK", 64)
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(37, 10, generator=generator)
     palette = palettize(weight, initial_centroids(weight, 8, dim), 3)
