@@ -6,6 +6,7 @@ Boundary: fixtures of one package belong in that package's own conftest.
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -30,6 +31,18 @@ settings.register_profile(
 settings.load_profile("project")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process waits for one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collection: tests that collect took seconds of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
