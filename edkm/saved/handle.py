@@ -60,14 +60,24 @@ class SavedHandle(ABC):
     @abstractmethod
     def unpack(self) -> Tensor: ...
 
+    def _saver(self) -> str:
+        node = torch._C._current_autograd_node()
+        # Not `node.name()`: on a custom function that may be whatever its forward set.
+        saver = f", by {type(node).__name__}" if node is not None else ""
+        return saver + (f" in module {self.module!r}" if self.module else "")
+
+    def _raise_changed(self, what: str, kind: str) -> NoReturn:
+        """Refuse to rebuild from a parameter that is no longer what it was."""
+        raise RuntimeError(
+            f"a tensor saved for backward{self._saver()} is rebuilt from {what}, so its gradient "
+            f"would be wrong; step the optimizer after backward, or leave {kind!r} out of `rebuild`"
+        )
+
     def _raise_written(self, tensor: Tensor | Layout, saved: int, now: int) -> NoReturn:
         """Refuse to give back what is no longer what was saved, and say who saved it."""
         size = tensor.size if isinstance(tensor, Layout) else tuple(tensor.shape)
-        node = torch._C._current_autograd_node()
-        saver = f", by {node.name()}" if node is not None else ""
-        where = f" in module {self.module!r}" if self.module else ""
         raise RuntimeError(
-            f"a tensor saved for backward{saver}{where} was written to in place: {list(size)} "
+            f"a tensor saved for backward{self._saver()} was written to in place: {list(size)} "
             f"{tensor.dtype} was at version {saved} when saved and is at version {now} now, so its "
             "gradient would be wrong; use an out-of-place operation, or clone the tensor before "
             "writing to it"
@@ -124,6 +134,9 @@ class OffloadedHandle(SavedHandle):
     def unpack(self) -> Tensor:
         if not self._probe.unchanged:
             self._raise_written(self._recipe.layout, self._probe.version, self._probe.current)
+        changed = self._recipe.record.changed()
+        if changed is not None:
+            self._raise_changed(changed, self._recipe.kind)
         flat = self._recipe.record.materialize(self.copies.append)
         start = time.perf_counter_ns()
         tensor = self._recipe.build(flat)

@@ -7,6 +7,7 @@ Boundary: knows bytes, not tensors; what they mean is the owner's business.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -22,13 +23,15 @@ from edkm.saved.transport import Transport
 
 Report = Callable[[Copy], None]
 
+_LOOKED_AT = 4  # times the number to fetch: some have nothing to fetch
+
 
 class Fetchable(ABC):
     """Something that backward will ask for, and that can be on its way before."""
 
     @abstractmethod
     def fetch(self) -> bool:
-        """Start the copy to the device; False where there is nothing to start."""
+        """Start the copy to the device; False where none is on its way after that."""
 
 
 class HostMemory:
@@ -47,31 +50,42 @@ class HostMemory:
         self.hold = hold
         self.transport = transport if transport is not None else Transport()
         self._order: deque[weakref.ref[Fetchable]] = deque()
+        self._ordering = threading.RLock()  # each device has a thread in backward
 
     def expect(self, item: Fetchable) -> None:
         """Backward will ask for `item` before those made earlier."""
         if self.transport.prefetch:
-            while self._order and self._order[-1]() is None:
-                self._order.pop()
-            self._order.append(weakref.ref(item))
+            with self._ordering:
+                self._drop_dead()
+                self._order.append(weakref.ref(item))
 
     def fetch_before(self, item: Fetchable) -> None:
         """`item` was asked for: start what comes next, which is what was made before it."""
         wanted = self.transport.prefetch
-        if not wanted:
-            return
-        while self._order and self._order[-1]() is None:
-            self._order.pop()
-        passed = False
-        for reference in reversed(self._order):
-            earlier = reference()
-            passed = passed or earlier is item
-            if earlier is None or earlier is item or not passed:
-                continue
-            earlier.fetch()
-            wanted -= 1
+        # Not while the order is locked: an item has a lock of its own.
+        for earlier in self._before(item, wanted * _LOOKED_AT) if wanted else []:
+            wanted -= earlier.fetch()
             if not wanted:
                 return
+
+    def _before(self, item: Fetchable, most: int) -> list[Fetchable]:
+        """What was made before `item` and is alive, the latest first."""
+        found: list[Fetchable] = []
+        with self._ordering:
+            self._drop_dead()
+            passed = False
+            for reference in reversed(self._order):
+                earlier = reference()
+                if passed and earlier is not None:
+                    found.append(earlier)
+                passed = passed or earlier is item
+                if len(found) == most:
+                    break
+        return found
+
+    def _drop_dead(self) -> None:
+        while self._order and self._order[-1]() is None:
+            self._order.pop()
 
 
 class HostBuffer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,20 @@ class Layout:
         """Bytes between two rows, a row being one step along the outermost dimension (0: none)."""
         steps = [s for n, s in zip(self.size, self.stride, strict=True) if n > 1 and s]
         return max(steps, default=0) * self.dtype.itemsize
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape and type have equal bytes: NaN payloads, signs of zero."""
+    size = one.dtype.itemsize
+    lane = {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(size, torch.int64)
+    first, second = (t.detach().contiguous().view(-1).view(lane) for t in (one, other))
+    return torch.equal(first, second)
+
+
+def as_flat(storage: UntypedStorage) -> Tensor:
+    """All bytes of a storage as a 1-D uint8 view of it."""
+    flat = torch.empty(0, dtype=torch.uint8, device=storage.device)
+    return flat.set_(storage, 0, (storage.nbytes(),), (1,))
 
 
 def flat_bytes(tensor: Tensor, layout: Layout) -> Tensor:

@@ -1,21 +1,19 @@
-"""Which module's forward is running, and which tensors a module holds anyway.
+"""Which module's forward is running, and whether its name was chosen.
 
 Contract: `ModuleNames` adds two hooks to every submodule while it is entered and takes them away
-again; the running modules are known per thread. `Residents` knows the storages of parameters and
-buffers weakly, so that a view, transpose or detached alias of one is known as such.
-Boundary: names and storages only; what is done with them is the caller's business.
+again; the running modules are known per thread.
+Boundary: names only; what is done with them is the caller's business.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor, UntypedStorage, nn
+from torch import nn
 
 ROOT = "(root)"
 
@@ -86,35 +84,6 @@ class ModuleFilter:
         """Whether something saved while `running` is taken."""
         included = self._include is None or _any_matches(running, self._include)
         return included and not _any_matches(running, self._exclude)
-
-
-class Residents:
-    """Storages that are on the device whatever autograd saves: parameters and buffers."""
-
-    def __init__(self, root: nn.Module | None) -> None:
-        self._root = root
-        self._storages: weakref.WeakSet[UntypedStorage] = weakref.WeakSet()
-
-    def refresh(self) -> None:
-        """Look again at what the model holds now (it may have been moved or resized)."""
-        if self._root is None:
-            return
-        for tensor in (*self._root.parameters(), *self._root.buffers()):
-            if type(tensor) in (Tensor, nn.Parameter):
-                self._storages.add(tensor.untyped_storage())
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether the tensor lies in the storage of a parameter or buffer.
-
-        A parameter that is not the model's (FSDP makes unsharded ones for a while) is known by
-        its type the first time it is saved, and by its storage from then on.
-        """
-        storage = tensor.untyped_storage()
-        base = tensor._base if tensor._base is not None else tensor
-        if isinstance(base, nn.Parameter):
-            self._storages.add(storage)
-            return True
-        return storage in self._storages
 
 
 def _any_matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -8,10 +8,9 @@ Boundary: makes the narrow tensor on the device; keeps nothing.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from edkm.saved.layout import Layout
+from edkm.saved.layout import Layout, same_bits
 from edkm.saved.replay import Step, input_of, step_of
 
 
@@ -32,11 +31,7 @@ def narrowed(tensor: Tensor, layout: Layout, hops: int) -> tuple[Tensor, Step] |
     assert source is not None
     plain = tensor.detach()
     narrow = plain.to(source.dtype)
-    if tensor.device.type == "cpu" and not torch.equal(_bits(narrow.to(plain.dtype)), _bits(plain)):
+    if tensor.device.type == "cpu" and not same_bits(narrow.to(plain.dtype), plain):
         return None  # a NaN whose payload is lost, or a write through `.data`
     wide = layout.dtype
     return narrow, Step("upcast", lambda t: t.to(wide), view=False)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.view(torch.int64 if tensor.dtype.itemsize == 8 else torch.int32)

@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections.abc import Collection, Sequence
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,12 +22,13 @@ from edkm.saved.few_values import FewValuesRecord, few_values
 from edkm.saved.handle import SavedHandle
 from edkm.saved.layout import Layout
 from edkm.saved.ledger import Copy, Ledger
-from edkm.saved.modules import ModuleFilter, ModuleNames, Residents
+from edkm.saved.modules import ModuleFilter, ModuleNames
 from edkm.saved.narrow import narrowed
 from edkm.saved.policy import SavedTensorPolicy
 from edkm.saved.recipe import Recipe
 from edkm.saved.record import HostRecord
 from edkm.saved.replay import KINDS
+from edkm.saved.resident import Residents
 from edkm.saved.shard import Learners
 from edkm.saved.transport import Transport, transport_for
 
@@ -119,6 +121,9 @@ class Offload(SavedTensorPolicy):
             and self._planner.takes(tensor, self.ledger.host_bytes)
         )
 
+    def _source(self, leaf: Tensor, node: Any) -> HostRecord | None:
+        return self._residents.source(leaf, node, self._learners, self.memory)
+
     def _module(self) -> str | None:
         running = self._names.running
         return running[-1] if running else None
@@ -130,7 +135,10 @@ class Offload(SavedTensorPolicy):
         narrow, step = found
         source = Layout.of(narrow)
         self.ledger.spared(step.name, layout.logical_bytes - source.logical_bytes)
-        return Recipe(self._record(serial, narrow, source, copies), source, layout, (step,))
+        recipe = Recipe(self._record(serial, narrow, source, copies), source, layout, (step,))
+        if self._registry is not None:
+            self._registry.add_source(tensor.grad_fn, recipe)
+        return recipe
 
     def _record(
         self, serial: int, tensor: Tensor, layout: Layout, copies: list[Copy]

@@ -14,6 +14,7 @@ import itertools
 import threading
 from collections.abc import Collection
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from edkm.saved.host import HostMemory
 from edkm.saved.layout import Layout
 from edkm.saved.ledger import Copy, Ledger
 from edkm.saved.marshal import FINDERS, Registry
+from edkm.saved.pieces import PiecedRecord
 from edkm.saved.recipe import Recipe
 from edkm.saved.record import HostRecord, TableRecord, WholeRecord
 from edkm.saved.replay import KINDS
@@ -146,13 +148,19 @@ class SavedTensorPolicy(contextlib.AbstractContextManager["SavedTensorPolicy"]):
             return False
         return not (self._skip_parameters and isinstance(_base_of(tensor), nn.Parameter))
 
+    def _source(self, leaf: Tensor, node: Any) -> HostRecord | None:
+        """The record of a parameter that stays on the device, for what `node` computed from it."""
+        return None
+
     def _module(self) -> str | None:
         """Name of the module whose forward is running, where known: for error messages."""
         return None
 
     def _marshaled(self, serial: int, tensor: Tensor, layout: Layout) -> SavedHandle | None:
-        found = self._registry.find(tensor, layout) if self._registry is not None else None
-        if found is None or self._registry is None:
+        if self._registry is None:
+            return None
+        found = self._registry.find(tensor, layout, self._source)
+        if found is None:
             return None
         self._registry.add(tensor, found.recipe, found.hops or 0)
         self.ledger.spared(found.recipe.kind, min(layout.distinct_bytes, layout.span_bytes))
@@ -192,7 +200,8 @@ class SavedTensorPolicy(contextlib.AbstractContextManager["SavedTensorPolicy"]):
         table = self._uniquifier.table(tensor, layout) if self._uniquifier is not None else None
         if table is not None:
             return TableRecord(table, *about)
-        return WholeRecord(tensor, *about)
+        parts = self._registry.parts(tensor, layout) if self._registry is not None else []
+        return PiecedRecord(parts, tensor, *about) if parts else WholeRecord(tensor, *about)
 
 
 def switch_name(marshal: bool, uniquify: bool, shard: bool) -> str:

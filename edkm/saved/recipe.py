@@ -72,6 +72,36 @@ class Found:
     hops: int | None
 
 
+# The record was made in the narrow type of an unsaved source, so it is the source as it stands.
+_AS_COPIED = Step("upcast", lambda t: t, view=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A tensor that was not saved, and whose values the host has: a wide twin was copied in them.
+
+    Known by the node that computed it, not by its storage: true of what was never written to.
+    """
+
+    record: weakref.ref[HostRecord]
+    source: Layout
+    hops: int = 1
+
+    @property
+    def alive(self) -> bool:
+        return self.record() is not None
+
+    def recipe(self, tensor: Tensor, layout: Layout, steps: tuple[Step, ...]) -> Recipe | None:
+        """How to have `tensor`, a view of the source by `steps`, or None."""
+        record = self.record()
+        # A view shares the counter of what it views. What was computed does not: the source may
+        # have been written to before.
+        if record is None or tensor._version != 0 or not all(s.view for s in steps):
+            return None
+        recipe = Recipe(record, self.source, layout, (_AS_COPIED, *steps))
+        return recipe if recipe.gives() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A saved tensor of which the host has a copy, or which follows from one. Holds it weakly."""

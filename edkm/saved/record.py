@@ -8,6 +8,7 @@ Boundary: knows how bytes are kept (whole, or as table and index list; sharded o
 
 from __future__ import annotations
 
+import threading
 import weakref
 from abc import abstractmethod
 
@@ -16,7 +17,7 @@ from torch import Tensor, UntypedStorage
 
 from edkm.saved.host import Fetchable, HostBuffer, HostMemory, Report
 from edkm.saved.identity import VersionProbe
-from edkm.saved.layout import Layout, flat_bytes, gather, scatter
+from edkm.saved.layout import Layout, as_flat, flat_bytes, gather, scatter
 from edkm.saved.ledger import Copy
 from edkm.saved.shard import Learners
 from edkm.saved.uniquify import Table, look_up
@@ -26,19 +27,25 @@ class HostRecord(Fetchable):
     """The bytes of one saved tensor, kept on the host.
 
     Attributes:
-        serial: number of the save that made it (see `SavedHandle.serial`).
+        serial: number of the save that made it (see `SavedHandle.serial`); None where no save did.
         layout: the layout of the tensor it was made from.
         own_bytes, peer_bytes: host memory it holds for this learner and for simulated peers.
     """
 
     action: str
 
-    def __init__(self, serial: int, layout: Layout, learners: Learners, memory: HostMemory) -> None:
+    def __init__(
+        self, serial: int | None, layout: Layout, learners: Learners, memory: HostMemory
+    ) -> None:
         self.serial = serial
         self.layout = layout
         self._learners = learners
         self.memory = memory
         self._on_device: tuple[weakref.ref[UntypedStorage], VersionProbe] | None = None
+        self._made: torch.cuda.Event | None = None  # when what is on the device will be there
+        # Backward may run on several threads. Taken for one record after another only in the
+        # order from later to earlier ones, so that no two can wait for each other.
+        self._using = threading.RLock()
         self._fetched: tuple[Tensor, torch.cuda.Event | None, list[Copy]] | None = None
         self._users = 0
         self._held: Tensor | None = None
@@ -67,24 +74,35 @@ class HostRecord(Fetchable):
 
         A device copy that a backward function wrote to is not given again: the host's is.
         """
-        flat = self._still_there()
-        if flat is None:
-            flat = self._arrived(report) if self._fetched is not None else self._rebuild(report)
-            self.memory.fetch_before(self)
-            self._on_device = (weakref.ref(flat.untyped_storage()), VersionProbe(flat))
-        self._held = flat if self.memory.hold and self._users > 1 else None
-        return flat
+        with self._using:
+            flat = self._still_there()
+            if flat is None:
+                flat = self._arrived(report) if self._fetched is not None else self._rebuild(report)
+                self.memory.fetch_before(self)
+                self._made = self.memory.transport.mark(flat)
+                self._on_device = (weakref.ref(flat.untyped_storage()), VersionProbe(flat))
+            else:
+                self.memory.transport.use(flat, self._made)
+            self._held = flat if self.memory.hold and self._users > 1 else None
+            return flat
 
     def _still_there(self) -> Tensor | None:
         """The device copy of an earlier use, if it lives and nothing wrote to it."""
         if self._on_device is None:
             return None
         storage, probe = self._on_device[0](), self._on_device[1]
-        return probe.over(_as_flat(storage)) if storage is not None and probe.unchanged else None
+        return probe.over(as_flat(storage)) if storage is not None and probe.unchanged else None
 
     def fetch(self) -> bool:
-        """Start the copy to the device, where that is a plain copy and not already done."""
         return False
+
+    def changed(self) -> str | None:
+        """What is wrong with the bytes where they are not the record's own; None: nothing."""
+        return None
+
+    def peek(self) -> Tensor | None:
+        """The bytes, as `materialize` gives them, where they can be read without a copy."""
+        return None
 
     def _arrived(self, report: Report) -> Tensor:
         """What was fetched ahead, once the current stream may use it."""
@@ -92,8 +110,7 @@ class HostRecord(Fetchable):
         (flat, event, copies), self._fetched = self._fetched, None
         for copy in copies:
             report(copy)
-        if event is not None:
-            torch.cuda.current_stream(flat.device).wait_event(event)
+        self.memory.transport.use(flat, event)
         return flat
 
     @abstractmethod
@@ -122,12 +139,21 @@ class WholeRecord(HostRecord):
         self.peer_bytes = self._shards.peer_bytes
 
     def fetch(self) -> bool:
-        on_device = self._on_device is not None and self._on_device[0]() is not None
-        if self._gaps or self._learners.count > 1 or on_device or self._fetched is not None:
-            return False  # gathering is collective: only in backward's own order
-        copies: list[Copy] = []
-        self._fetched = (*self._shards.buffers[0].start_to_device(copies.append), copies)
-        return True
+        with self._using:
+            if self._fetched is not None:
+                return True
+            on_device = self._on_device is not None and self._on_device[0]() is not None
+            if self._gaps or self._learners.count > 1 or on_device:
+                return False  # gathering is collective: only in backward's own order
+            copies: list[Copy] = []
+            self._fetched = (*self._shards.buffers[0].start_to_device(copies.append), copies)
+            return True
+
+    def peek(self) -> Tensor | None:
+        buffer = self._shards.buffers[0]
+        if self._learners.count > 1 or buffer.device.type != "cpu":
+            return None
+        return scatter(buffer.host, self.layout) if self._gaps else buffer.host
 
     def _rebuild(self, report: Report) -> Tensor:
         flat = self._learners.gather(self._shards, self.memory, report)
@@ -166,8 +192,3 @@ class TableRecord(HostRecord):
 
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1).view(torch.uint8)
-
-
-def _as_flat(storage: UntypedStorage) -> Tensor:
-    flat = torch.empty(0, dtype=torch.uint8, device=storage.device)
-    return flat.set_(storage, 0, (storage.nbytes(),), (1,))

@@ -127,10 +127,16 @@ def input_of(node: Any) -> Kind | None:
     source, output = node.next_functions[0]
     if source is None:
         return None
-    told = getattr(source, "variable", None)
+    told: Any = leaf_of(source)
     if told is None and output < len(source._input_metadata):
         told = source._input_metadata[output]
     return None if told is None else Kind(told.dtype, told.device)
+
+
+def leaf_of(node: Any) -> Tensor | None:
+    """The leaf whose gradient `node` accumulates; a custom function may have any attribute."""
+    leaf: Tensor | None = node.variable if type(node).__name__ == "AccumulateGrad" else None
+    return leaf
 
 
 def widens(narrow: torch.dtype, wide: torch.dtype) -> bool:
@@ -167,5 +173,5 @@ _STEPS: dict[str, Callable[[Any], Step | None]] = {
 
 def step_of(node: Any) -> Step | None:
     """How to replay `node`'s forward, or None where it is not storage invariant nor cheap."""
-    make = _STEPS.get(node.name())
+    make = _STEPS.get(type(node).__name__)  # a custom function may have any `name`
     return make(node) if make is not None else None

@@ -50,13 +50,21 @@ class Transport:
         self.upload(source, target)
         return None
 
+    def mark(self, tensor: Tensor) -> torch.cuda.Event | None:
+        """When the current stream will have made `tensor` (None: it is there)."""
+        return None
+
+    def use(self, tensor: Tensor, made: torch.cuda.Event | None) -> None:
+        """The current stream is about to use `tensor`, which perhaps another stream made."""
+
 
 class StreamTransport(Transport):
     """CUDA: pinned memory and one stream each way, so that copies overlap with the computation.
 
     Args:
         prefetch: buffers to fetch ahead of backward.
-        pinned_cap: most bytes of pinned memory in use at a time; further buffers are pageable.
+        pinned_cap: most bytes of pinned memory in use at a time, counted as PyTorch takes them, in
+            powers of two; further buffers are pageable.
     """
 
     def __init__(self, prefetch: int, pinned_cap: int | None) -> None:
@@ -101,6 +109,19 @@ class StreamTransport(Transport):
         target.record_stream(stream)  # it may be dropped before anyone waited for the copy
         return done
 
+    def mark(self, tensor: Tensor) -> torch.cuda.Event | None:
+        if not tensor.is_cuda:
+            return None
+        made = torch.cuda.Event()
+        made.record(torch.cuda.current_stream(tensor.device))
+        return made
+
+    def use(self, tensor: Tensor, made: torch.cuda.Event | None) -> None:
+        if made is not None:
+            current = torch.cuda.current_stream(tensor.device)
+            current.wait_event(made)
+            tensor.record_stream(current)
+
     def _stream(self, device: torch.device, direction: str) -> torch.cuda.Stream:
         with self._lock:
             key = (device, direction)
@@ -110,13 +131,14 @@ class StreamTransport(Transport):
 
     def _host_memory(self, count: int) -> Tensor:
         """Pinned while the cap allows. PyTorch caches pinned blocks, so this stalls only once."""
+        taken = 1 << (count - 1).bit_length()  # its blocks are powers of two
         with self._lock:
-            pinned = self._cap is None or self._pinned + count <= self._cap
+            pinned = self._cap is None or self._pinned + taken <= self._cap
             if pinned:
-                self._pinned += count
+                self._pinned += taken
         data = torch.empty(count, dtype=torch.uint8, device="cpu", pin_memory=pinned)
         if pinned:
-            weakref.finalize(data.untyped_storage(), self._unpin, count).atexit = False
+            weakref.finalize(data.untyped_storage(), self._unpin, taken).atexit = False
         return data
 
     def _unpin(self, count: int) -> None:

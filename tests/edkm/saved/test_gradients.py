@@ -33,7 +33,7 @@ def gradient(weight: Tensor, bits: int, dim: int, iterations: int, policy: objec
 
 
 def equal_bits(one: Tensor, other: Tensor) -> bool:
-    """Equality that holds for NaN too: the dense form overflows float16 for some weights."""
+    """Equality that holds for NaN too, should a gradient have one."""
     nan = one.isnan()
     same = torch.equal(nan, other.isnan())
     return same and torch.equal(one.masked_fill(nan, 0), other.masked_fill(nan, 0))
