@@ -38,3 +38,13 @@ def test_opcheck() -> None:
     table, *path = layer_ops.clustering_table(*arguments)
     torch.library.opcheck(layer_ops.look_up_, (weight, table, torch.empty_like(weight)))
     torch.library.opcheck(layer_ops.pull_, (grad, weight, *path, 1e-5, True))
+
+
+def test_autograd_can_tell_that_they_wrote() -> None:
+    weight, grad = make(0), make(1)
+    start = initial_centroids(weight, 4).double()
+    table, *path = layer_ops.clustering_table(weight, start, 1e-5, True, 2, -1.0)
+    out = torch.empty_like(weight)
+    layer_ops.look_up_(weight, table, out)
+    layer_ops.pull_(grad, weight, *path, 1e-5, True)
+    assert (weight._version, out._version, grad._version) == (0, 1, 1)
