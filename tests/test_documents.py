@@ -129,7 +129,7 @@ def check_line(line: str, where: str) -> None:
         known = options(inner[name])
     else:
         path = ROOT / (script or module.replace(".", "/"))
-        source = path if path.suffix else path / "__main__.py"
+        source = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
         assert source.exists(), f"{where}: {line}"
         known = set(re.findall(r'"(--[\w-]+)"', source.read_text())) | {"--help"}
     assert given <= known, f"{where}: {line}: {sorted(given - known)}"
@@ -138,7 +138,7 @@ def check_line(line: str, where: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_the_text_are_somebodys(page: Path) -> None:
     known = {o for name in COMMANDS for part in parts(name).values() for o in options(part)}
-    for file in (*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "dashboard").rglob("*.py")):
+    for file in (f for d in ("benchmarks", "dashboard", "edkm") for f in (ROOT / d).rglob("*.py")):
         known |= set(re.findall(r'"(--[\w-]+)"', file.read_text()))
     shown = {o for c in code(page) for o in re.findall(r"(?<!\S)--[a-z][\w-]*", c)}
     assert shown <= known | OTHERS, f"{page.name}: {sorted(shown - known - OTHERS)}"
