@@ -138,8 +138,10 @@ def tune_clustered(
     found, tuned = metrics["perplexity"], dense["perplexity"]["after"]
     return {
         "model": options.model,
-        "bits": bits,
-        "embedding_bits": options.embedding_bits,
+        # bits that differ by weight are no setting of their own: their budget is
+        "bits": None if options.allocate else bits,
+        "embedding_bits": None if options.allocate else options.embedding_bits,
+        "budget_bits": bits,
         "seed": seed,
         "perplexity_dense_tuned": tuned,
         "ratio": found["after_hard"] / tuned,
@@ -155,7 +157,7 @@ def tune_clustered(
 
 def line(row: dict[str, Any]) -> str:
     return (
-        f"{row['model']:12} {row['bits']} bits, seed {row['seed']}: dense tuned "
+        f"{row['model']:12} {row['bits'] or 'mixed'} bits, seed {row['seed']}: dense tuned "
         f"{row['perplexity_dense_tuned']:.3f}, before {row['perplexity_before']:.1f}, after "
         f"{row['perplexity_after_hard']:.3f} ({row['ratio']:.3f}x), {row['file_bytes']:,} bytes"
     )

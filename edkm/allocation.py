@@ -60,7 +60,7 @@ class Allocation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; ``from_json`` reads them back."""
-        return asdict(self)
+        return {**asdict(self), "shares": [asdict(share) for share in self.shares]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Allocation:

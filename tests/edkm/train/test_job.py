@@ -217,6 +217,10 @@ def test_refusals(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
         settings(tiny, alpaca, tmp_path / "o", learning_rate=math.nan)
     with pytest.raises(ValueError, match="teacher is given"):
         settings(tiny, alpaca, tmp_path / "o", teacher=tiny)
+    with pytest.raises(ValueError, match="teacher_epochs is -1"):
+        settings(tiny, alpaca, tmp_path / "o", teacher_epochs=-1.0)
+    with pytest.raises(ValueError, match="tunes no teacher"):
+        settings(tiny, alpaca, tmp_path / "o", distill=0.5, teacher_epochs=1.0, fsdp=True)
 
 
 def test_the_command(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
@@ -239,6 +243,23 @@ def test_the_command(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
         bad = command(*options)
         assert bad.exit_code == 2 and words in bad.stderr, bad.output
         assert "Traceback" not in bad.output
+
+
+def test_bits_are_spread_within_the_uniform_bytes_and_shown(
+    tiny: Path, alpaca: Path, tmp_path: Path
+) -> None:
+    paths = ["--model", str(tiny), "--data", str(alpaca), "--out", str(tmp_path / "out")]
+    small = ["--sequence", "128", "--max-steps", "2", "--batch-size", "8", "--embedding-bits", "5"]
+    done = CliRunner().invoke(app, [*paths, *small, "--preset", "quality"])
+    assert done.exit_code == 0, done.output
+    assert "bits by sensitivity" in done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    found = metrics["allocation"]
+    assert found["bytes"] == metrics["palette_bytes"] <= found["uniform_bytes"]
+    assert len({share["bits"] for share in found["shares"]}) > 1
+    teacher = json.loads((tmp_path / "out" / "teacher" / "metrics.json").read_text())
+    assert teacher["config"]["plain"] and teacher["config"]["epochs"] == 1.0
+    assert teacher["perplexity"]["after"] != teacher["perplexity"]["dense"]
 
 
 def test_presets_are_overridden_by_what_is_given(tmp_path: Path) -> None:
