@@ -112,25 +112,28 @@ def run(
 
 
 def tune_teacher(config: TrainConfig, say: Say) -> None:
-    """Tune the dense teacher that ``config`` asks for, unless it is there already."""
+    """Tune the dense teacher that ``config`` asks for, unless it is there already.
+
+    ``ValueError`` if one is there that was tuned under other settings.
+    """
     folder = config.own_teacher
-    if folder is None or (folder / "metrics.json").is_file():
+    if folder is None:
         return
-    say(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
-    run(
-        replace(
-            config,
-            out=folder,
-            plain=True,
-            epochs=config.teacher_epochs,
-            max_steps=None,
-            learning_rate=config.teacher_rate,
-            teacher_epochs=0.0,
-            distill=0.0,
-            dense=False,
-        ),
-        resume=True,
+    tuning = replace(
+        config,
+        out=folder,
+        plain=True,
+        epochs=config.teacher_epochs,
+        max_steps=None,
+        learning_rate=config.teacher_rate,
+        teacher_epochs=0.0,
+        distill=0.0,
+        dense=False,
     )
+    whole = latest(tuning.checkpoints, tuning.fingerprint())
+    if whole is None or not (folder / "metrics.json").is_file():
+        say(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
+        run(tuning, resume=True)
 
 
 def write(config: TrainConfig, ready: Prepared, plan: Schedule | None) -> dict[str, int]:

@@ -89,17 +89,20 @@ def find_allocation(config: TrainConfig, ready: Prepared) -> Allocation:
     )
     config.out.mkdir(parents=True, exist_ok=True)
     partial = config.out / f"{ALLOCATION}.{os.getpid()}"  # several processes may write the same
-    partial.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    kept_as = {"settings": config.fingerprint(), "allocation": found.as_json()}
+    partial.write_text(json.dumps(kept_as, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, config.out / ALLOCATION)
     return found
 
 
 def kept_allocation(config: TrainConfig) -> Allocation | None:
-    """What an earlier start of this run found."""
+    """What an earlier start of this run, under the same settings, found."""
     path = config.out / ALLOCATION
     if not (config.allocate and path.is_file()):
         return None
-    return Allocation.from_json(json.loads(path.read_text(encoding="utf-8")))
+    read = json.loads(path.read_text(encoding="utf-8"))
+    same = read["settings"] == config.fingerprint()
+    return Allocation.from_json(read["allocation"]) if same else None
 
 
 def make_teacher(config: TrainConfig, model: Any) -> Any:

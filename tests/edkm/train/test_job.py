@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -260,6 +261,9 @@ def test_bits_are_spread_within_the_uniform_bytes_and_shown(
     teacher = json.loads((tmp_path / "out" / "teacher" / "metrics.json").read_text())
     assert teacher["config"]["plain"] and teacher["config"]["epochs"] == 1.0
     assert teacher["perplexity"]["after"] != teacher["perplexity"]["dense"]
+    shutil.rmtree(tmp_path / "out" / "checkpoints")
+    other = CliRunner().invoke(app, [*paths, *small, "--preset", "quality", "--teacher-rate", "1"])
+    assert other.exit_code == 2 and "other settings" in other.stderr, other.output
 
 
 def test_presets_are_overridden_by_what_is_given(tmp_path: Path) -> None:
