@@ -39,7 +39,7 @@ FADED = 0.45  # opacity of the bars that are not chosen
 FADED_TEXT = 0.8  # and of their labels: still to be read
 SECOND = 0.45  # opacity of the second figure of a pair (H2D after D2H, backward after forward)
 _INK = {"light": "#1F2328", "dark": "#FAFAFA"}
-_PAPER = {"light": "#FFFFFF", "dark": "#0E1117"}
+_PAPER = {"light": "#FFFFFF", "dark": "#171614"}
 _SURFACE = {"light": "#F1F3F5", "dark": "#2A2D34"}
 
 # Every category in the one order, with the words for it.

@@ -57,7 +57,7 @@ class AtStep:
 
     def _hold(self, table: str) -> None:
         """Copies the step's rows: a temporary table hides the view of the same name."""
-        rows = self._run.sql(f"FROM {table} WHERE step = ?", [self.step])
+        rows = self._run.sql(f"FROM {table} WHERE step = ?", [self.step], on=self._own)
         self._own.register("arrived", rows)
         self._own.execute(f"CREATE TEMP TABLE {table} AS FROM arrived")
         self._own.unregister("arrived")

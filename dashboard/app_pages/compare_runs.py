@@ -18,6 +18,7 @@ from dashboard.frame import View, ground, look, look_at, notes
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.export import export_as
+from dashboard.panels.metrics import WIDTH
 from dashboard.panels.pick import pick_other
 from dashboard.tables import mib_columns, mib_value, short_op
 from dashboard.words import literal
@@ -104,13 +105,14 @@ def _metrics(found: Diff) -> None:
         ("Host, MiB", "host_bytes", "Host copies made for backward"),
         ("To the host, MiB", "d2h_bytes", "Copied to the host in the step"),
     ]
-    for column, (label, name, words) in zip(st.columns(len(figures)), figures, strict=True):
-        a, b = getattr(found.a, name), getattr(found.b, name)
-        change = None if a is None or b is None or a == b else f"{signed(b - a)} against A"
-        column.metric(
-            label, format_mib(b), change, delta_color="inverse", help=words, border=True,
-            height="stretch",
-        )  # fmt: skip
+    with st.container(horizontal=True):
+        for label, name, words in figures:
+            a, b = getattr(found.a, name), getattr(found.b, name)
+            change = None if a is None or b is None or a == b else f"{signed(b - a)} against A"
+            st.metric(
+                label, format_mib(b), change, delta_color="inverse", help=words, border=True,
+                width=WIDTH, height="stretch",
+            )  # fmt: skip
 
 
 def _causes(found: Diff) -> None:
@@ -156,7 +158,7 @@ def _table(found: Diff) -> None:
     st.subheader("Every difference")
     rows = [
         {
-            "where": change_name(change, 4),
+            "where": change_name(change, 4, ": "),
             "why": change.cause,
             "phase": change.phase,
             "operation": short_op(change.op) if change.op else "",
@@ -169,7 +171,10 @@ def _table(found: Diff) -> None:
     st.dataframe(
         rows, hide_index=True, height=min(420, 38 + 35 * max(1, len(rows))),
         alt="Every difference between the steps, B minus A",
-        column_config=mib_columns(rows, ("device MiB", "host MiB")),
+        column_config={
+            "operation": st.column_config.TextColumn(width="medium"),
+            **mib_columns(rows, ("device MiB", "host MiB")),
+        },
     )  # fmt: skip
     st.caption("Figures are B - A; parameters do not count, each storage counts once.")
 

@@ -76,17 +76,19 @@ def _levers(seen: Levers) -> tuple[Scenario, float | None]:
     moving = seen.offloaded or offload != stay
     on = st.columns(3)
     once = on[0].toggle(
-        "M: copy each storage once", value=True, key="once", bind="query-params",
-        disabled=not moving,
+        "M: copy once", value=True, key="once", bind="query-params", disabled=not moving,
+        help="Each storage is copied once.",
     )  # fmt: skip
     tables = on[1].toggle(
-        "U: tables of distinct 16-bit values", key="tables", bind="query-params",
-        disabled=not moving,
+        "U: tables", key="tables", bind="query-params", disabled=not moving,
+        help="Maps are kept as tables of distinct 16-bit values.",
     )  # fmt: skip
     learners = on[2].select_slider(
-        "S: learners that share", [1, 2, 4, 8, 16, 32], key="learners", bind="query-params",
+        "S: learners", [1, 2, 4, 8, 16, 32], key="learners", bind="query-params",
         disabled=not moving,
     )  # fmt: skip
+    if not moving:
+        st.caption("M, U and S change what is offloaded: choose first what to offload.")
     scenario = Scenario(
         name="your levers",
         dedupe=moving and once,
@@ -128,17 +130,21 @@ def _verdict(found: WhatIf, budget: float | None) -> None:
     before, after = found.base.measured_peak_bytes, mine.predicted_peak_bytes
     columns = st.columns(3)
     columns[0].metric(
-        "Peak as recorded, measured", format_bytes(before), border=True, height="stretch"
+        "Measured peak",
+        format_bytes(before),
+        help="As it was recorded",
+        border=True,
+        height="stretch",
     )
     change = f"{100 * (after - before) / before:+.0f} %" if before and after != before else None
     columns[1].metric(
-        "Peak with your levers, predicted", format_bytes(after), change, border=True,
+        "Predicted peak", format_bytes(after), change, help="With your levers", border=True,
         delta_color="inverse", height="stretch",
     )  # fmt: skip
     off = deviation(mine, "peak")
     if mine.beside is not None:
         columns[2].metric(
-            "Peak of the run beside it, measured",
+            "Measured beside it",
             format_bytes(mine.beside.measured_peak_bytes),
             None if off is None else f"predicted {off:+.1%}",
             delta_color="off", delta_arrow="off", border=True, height="stretch",

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts.aliases import alias_graph
+from dashboard.charts.aliases import alias_drawing
 from dashboard.charts.spans import span_chart, span_records
 from dashboard.frame import explore, ground
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
+from dashboard.panels.drawing import show_drawing
+from dashboard.panels.metrics import metric_grid
 from dashboard.tables import mib_columns, mib_value, shape_words, short_op, source_words
 from dashboard.words import literal
 from profiler.analyses.duplicates import Duplicates, Group, duplicates
@@ -51,8 +53,7 @@ def _metrics(found: Duplicates) -> None:
          "Host memory that was in fact filled again"),
         ("Saved tensors", str(found.saves), "Of the whole step, duplicates or not"),
     ]  # fmt: skip
-    for column, (label, value, words) in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(label, value, help=words, border=True)
+    metric_grid(figures)
 
 
 def _table(found: Duplicates) -> Group | None:
@@ -102,7 +103,7 @@ def _detail(group: Group) -> None:
         "What each tensor is to the storage: one box for those that are alike. Dashed: not in this "
         "storage, but computed from it again. Hops are operations between the two."
     )
-    st.graphviz_chart(alias_graph(group, ground()), alt="The storage and its tensors")
+    show_drawing(alias_drawing(group, ground()), name="tensors", alt="The storage and its tensors")
     rows = [
         {
             "operation": short_op(member.op),

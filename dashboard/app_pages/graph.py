@@ -12,9 +12,10 @@ from typing import Any
 import streamlit as st
 
 from dashboard.charts.blocks import blocks_option, box_records, chart_height
-from dashboard.charts.nearby import nearby_graph
+from dashboard.charts.nearby import nearby_drawing
 from dashboard.frame import View, explore, ground, pick_rank
 from dashboard.panels.download import offer_data
+from dashboard.panels.drawing import show_drawing
 from dashboard.tables import counted, mib_columns, mib_value, shape_words, short_op, source_words
 from dashboard.words import literal
 from profiler.analyses.blocks import EVERY_NODE, Blocks, Box, blocks, saves_between
@@ -57,18 +58,18 @@ def page() -> None:
 
 def _detailed(view: View, rank: int, seen: Blocks) -> Blocks:
     """The boxes at the detail that the viewer chose."""
-    if len(seen.depths) < 2:
+    if len(set(seen.depths.values())) < 2:
         return seen
     words = {
-        depth: f"every node ({count})" if depth == EVERY_NODE else f"{depth} deep ({count})"
-        for depth, count in seen.depths.items()
+        depth: "every node" if depth == EVERY_NODE else f"{depth} deep" for depth in seen.depths
     }
     if st.session_state.get("depth", seen.depth) not in words:
         del st.session_state["depth"]
     chosen = st.segmented_control(
-        "Modules", list(words), default=seen.depth, key="depth", required=True,
+        "Modules", list(words), default=seen.depth, key="depth", bind="query-params", required=True,
         format_func=lambda depth: words.get(depth, str(depth)),
-        help="How deep into the modules boxes are told apart; in brackets, how many boxes.",
+        help="How deep into the modules boxes are told apart. Boxes: "
+        + ", ".join(f"{words[depth]} {count}" for depth, count in seen.depths.items()),
     )  # fmt: skip
     if chosen == seen.depth or chosen is None:
         return seen
@@ -138,7 +139,7 @@ def _around(view: View, rank: int, box: Box) -> None:
         "The node with the thick outline, and all within two steps of it: above, whose outputs it "
         "uses; below, who uses its own. Orange-red nodes keep memory." + more
     )
-    st.graphviz_chart(nearby_graph(found, ground()), alt="The nodes around the chosen one")
+    show_drawing(nearby_drawing(found), name="nodes", alt="The nodes around the chosen one")
     if found.more:
         st.caption(f"{counted(found.more, 'node')} more within two steps.")
     if box.nodes > 1 and found.nodes[0].saves:

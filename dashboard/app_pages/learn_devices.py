@@ -15,6 +15,7 @@ from dashboard.lessons.devices import PROGRAMS, SIDE, Copies, copies, sent_to_ho
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
+from dashboard.panels.more import more_on
 from dashboard.tables import counted, mib_columns, mib_value
 from profiler.analyses.duplicates import duplicates
 from profiler.reports.units import NOTHING, format_bytes
@@ -121,7 +122,7 @@ def _own_run() -> None:
             for hops, count in found.hops.items()
         )
         st.write(f"Marshaling was on. It found what was there already: {said}.")
-    st.page_link("app_pages/duplicates.py", label="What is held or sent twice?")
+    more_on("app_pages/duplicates.py", "What is held or sent twice?")
 
 
 page()

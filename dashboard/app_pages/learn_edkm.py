@@ -20,7 +20,8 @@ from dashboard.lessons.clustering import (
 )
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
-from dashboard.panels.lesson import ask, code_that_ran, own_ablation, own_run, verdict
+from dashboard.panels.lesson import ask, code_that_ran, own_ablation, verdict
+from dashboard.panels.more import more_on
 from dashboard.tables import mib_columns, mib_value
 from dashboard.theme import in_order
 from profiler.reports.units import format_bytes, format_error, format_factor
@@ -112,16 +113,12 @@ def _gradients(found: Comparison) -> None:
 
 
 def _own_run() -> None:
-    view = own_run("saves")
-    if view is None:
+    own = own_ablation(
+        "is no ablation. Record one of a layer of yours: `python -m profiler.trace --layer attn0`."
+    )
+    if own is None:
         return
-    seen = own_ablation(view)
-    if seen is None:
-        st.write(
-            f"{view.place} is no ablation. Record one of a layer of yours: "
-            "`python -m profiler.trace --layer attn0`."
-        )
-        return
+    _, seen = own
     by_name = {row.name: row for row in seen.rows}
     rows = [
         {
@@ -135,7 +132,7 @@ def _own_run() -> None:
         rows, hide_index=True, alt="Host bytes per configuration of the chosen run",
         column_config=mib_columns(rows, ("host MiB",)),
     )  # fmt: skip
-    st.page_link("app_pages/optimizations.py", label="What does each optimization save?")
+    more_on("app_pages/optimizations.py", "What does each optimization save?")
 
 
 page()

@@ -16,7 +16,8 @@ from dashboard.frame import ground
 from dashboard.lessons.kmeans import FELT, Clustered, clustered, gradient_through
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
-from dashboard.panels.lesson import ask, code_that_ran, own_ablation, own_run, verdict
+from dashboard.panels.lesson import ask, code_that_ran, own_ablation, verdict
+from dashboard.panels.more import more_on
 from dashboard.words import literal
 from profiler.reports.units import format_error
 
@@ -92,18 +93,15 @@ def _shares(found: Clustered) -> list[tuple[str, float]]:
 
 
 def _own_run() -> None:
-    view = own_run("saves")
-    if view is None:
+    own = own_ablation(
+        "clusters no weight that was measured. Record the ablation of one layer "
+        "(`python -m profiler.trace --layer attn0`), whose tau and gradients are compared."
+    )
+    if own is None:
         return
-    seen = own_ablation(view)
-    if seen is None:
-        st.write(
-            f"{view.place} clusters no weight that was measured. Record the ablation of one layer "
-            "(`python -m profiler.trace --layer attn0`), whose tau and gradients are compared."
-        )
-        return
+    name, seen = own
     st.write(
-        f"{literal(view.opened.name)} clustered with {_taus(seen.raw.get('tau'))}. Relative error "
+        f"{literal(name)} clustered with {_taus(seen.raw.get('tau'))}. Relative error "
         "of the gradient against the same clustering in float64:"
     )
     st.dataframe(
@@ -113,7 +111,7 @@ def _own_run() -> None:
         ],
         hide_index=True, alt="Error of the gradient per configuration",
     )  # fmt: skip
-    st.page_link("app_pages/optimizations.py", label="What does each optimization save?")
+    more_on("app_pages/optimizations.py", "What does each optimization save?")
 
 
 def _taus(taus: Any) -> str:

@@ -17,6 +17,7 @@ from dashboard.overlap import overlap_words
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
+from dashboard.panels.more import more_on
 from dashboard.theme import category_colour
 from profiler.analyses.lanes import lanes
 from profiler.analyses.traffic import traffic
@@ -158,7 +159,7 @@ def _own_run() -> None:
         f"In {view.place}, {format_bytes(sent.bytes('d2h'))} went to the host and "
         f"{format_bytes(sent.bytes('h2d'))} came back. {overlap_words(found)}"
     )
-    st.page_link("app_pages/traffic.py", label="What crossed to the host and back?")
+    more_on("app_pages/traffic.py", "What crossed to the host and back?")
 
 
 page()

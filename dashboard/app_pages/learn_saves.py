@@ -15,6 +15,7 @@ from dashboard.lessons.saves import OPERATIONS, WIDTH, Kept, Operation, measure_
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
+from dashboard.panels.more import more_on
 from dashboard.tables import mib_columns, mib_value, short_op
 from profiler.analyses.places import operations
 
@@ -94,9 +95,12 @@ def _own_run() -> None:
     ]
     st.dataframe(
         rows, hide_index=True, alt="Operations of the chosen run",
-        column_config=mib_columns(rows, ("kept MiB", "kept already MiB", "parameters MiB")),
+        column_config={
+            "operation": st.column_config.TextColumn(width="medium"),
+            **mib_columns(rows, ("kept MiB", "kept already MiB", "parameters MiB")),
+        },
     )  # fmt: skip
-    st.page_link("app_pages/where.py", label="Which module and which line keeps it?")
+    more_on("app_pages/where.py", "Which module and which line keeps it?")
 
 
 page()

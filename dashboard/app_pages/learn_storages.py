@@ -15,6 +15,7 @@ from dashboard.lessons.storages import SECONDS, Line, bytes_of, table_1
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.lesson import ask, code_that_ran, own_run, verdict
+from dashboard.panels.more import more_on
 from profiler.analyses.duplicates import duplicates
 from profiler.reports.units import MIB, format_bytes
 
@@ -91,7 +92,7 @@ def _own_run() -> None:
         f"In {view.place}, {found.saves} tensors were saved; {len(found.groups)} storages appear "
         f"more than once among them, {format_bytes(found.repeated_bytes)} repeated."
     )
-    st.page_link("app_pages/duplicates.py", label="What is held or sent twice?")
+    more_on("app_pages/duplicates.py", "What is held or sent twice?")
 
 
 page()

@@ -24,6 +24,7 @@ from dashboard.lessons.centroids import COLUMNS, ROWS, SHAPES, Clustered, cluste
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.metrics import metric_grid
+from dashboard.panels.more import more_on
 
 TITLE = "What do DKM's centroids do?"
 MULTIPLES = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
@@ -53,14 +54,14 @@ def page() -> None:
     offer_data("centroids", partial(path_records, seen))
     st.subheader("Who belongs to whom")
     st.write(
-        "A column is a weight, a row a centroid; full blue is a strong bond. This map, one row per "
-        "weight of the model, is what plain DKM keeps for backward, and what eDKM avoids."
+        "A column is a weight, a row a centroid; full blue is a strong bond. Maps like this one, "
+        "of every weight of the model, are what plain DKM keeps for backward, and what eDKM avoids."
     )
     show_chart(
         attention_chart(seen, ground()), key="attention", alt="Attention of weights to centroids"
     )
     offer_data("attention", partial(attention_records, seen))
-    st.page_link("app_pages/optimizations.py", label="What does keeping such maps cost?")
+    more_on("app_pages/optimizations.py", "What does keeping such maps cost?")
 
 
 def _settings() -> tuple[str, int, float, int]:
@@ -94,7 +95,7 @@ def _metrics(seen: Clustered, bits: int) -> None:
         ("Error, hard", f"{seen.hard_error:.1%}", "The same with every weight on its centroid"),
         ("Soft to hard", f"{seen.gap:.1%}", "What rounding at the end still changes"),
     ]
-    metric_grid(figures, 3)
+    metric_grid(figures)
 
 
 page()

@@ -113,7 +113,7 @@ def _metrics(row: Quality) -> None:
         ("Time, s", format_seconds(row.seconds), "To tune or to round, on that machine"),
         ("Peak", format_bytes(row.peak_bytes), "Of the process that did it"),
     ]  # fmt: skip
-    metric_grid(figures, 3)
+    metric_grid(figures)
     if row.tasks:
         st.caption(
             "Accuracy: "
@@ -139,6 +139,8 @@ def _table(found: Results) -> None:
         }
         for row in found.rows
     ]
+    known = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    rows = [{name: row[name] for name in known} for row in rows]
     st.dataframe(
         rows, hide_index=True, alt="Every measured row",
         column_config={

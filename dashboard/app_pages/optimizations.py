@@ -117,7 +117,7 @@ def _predicted(name: str) -> Combinations | None:
 
 
 def _charts(seen: AblationView, row: Row | None, predicted: Combinations | None) -> None:
-    selected = None if row is None else row.name
+    selected = None if row is None or row.name == "none" else row.name
     guessed = predicted.rows if predicted else []
     st.subheader("Host memory held for backward, by one learner")
     said = [

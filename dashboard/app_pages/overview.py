@@ -14,6 +14,7 @@ from dashboard.charts.shares import share_chart, share_records
 from dashboard.frame import View, explore, ground
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
+from dashboard.panels.metrics import metric_grid
 from dashboard.sentences import fullest, sentences, shares
 from dashboard.tables import mib_columns, mib_value, short_op
 from profiler.analyses.duplicates import Duplicates, duplicates
@@ -41,12 +42,9 @@ def page() -> None:
         _bar(view, balance)
     for line in sentences(seen, found):
         st.markdown(f"- {line}")
-    left, right = st.columns(2)
-    with left:
-        _modules(seen)
-    with right:
-        if detailed:
-            _operations(view)
+    _modules(seen)
+    if detailed:
+        _operations(view)
 
 
 def _metrics(seen: Ledger, found: Duplicates | None, balance: Balance | None) -> None:
@@ -66,8 +64,8 @@ def _metrics(seen: Ledger, found: Duplicates | None, balance: Balance | None) ->
         ),
         ("Host, MiB", seen.total.host_bytes, "Host copies made for backward"),
     ]
-    for column, (label, count, words) in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(label, format_mib(count), help=words, border=True)
+    shown = [(label, format_mib(count), words) for label, count, words in figures]
+    metric_grid(shown, width=150)  # all five in a row at 1280
 
 
 def _bar(view: View, balance: Balance) -> None:
@@ -86,15 +84,15 @@ def _modules(seen: Ledger) -> None:
     rows = [
         {
             "module": entry.module or "(outside)",
-            "class": entry.kind,
             "saved MiB": mib_value(entry.unique_bytes),
             "repeated MiB": mib_value(entry.aliased_bytes),
             "saves": entry.saves,
+            "class": entry.kind,
         }
         for entry in seen.modules
     ]
     st.dataframe(
-        rows, hide_index=True, height=min(360, 38 + 35 * len(rows)),
+        rows, hide_index=True, height=min(300, 38 + 35 * len(rows)),
         alt="Saved bytes per module",
         column_config=mib_columns(rows, ("saved MiB", "repeated MiB")),
     )  # fmt: skip
@@ -112,7 +110,7 @@ def _operations(view: View) -> None:
         for each in view.ask(operations)
     ]
     st.dataframe(
-        rows, hide_index=True, height=min(360, 38 + 35 * len(rows)),
+        rows, hide_index=True, height=min(300, 38 + 35 * len(rows)),
         alt="Saved bytes per operation",
         column_config=mib_columns(rows, ("saved MiB", "repeated MiB")),
     )  # fmt: skip

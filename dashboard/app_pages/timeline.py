@@ -94,6 +94,9 @@ def _alive(view: View, rank: int, seen: Timeline, origin_ns: int, chosen: bool) 
         f"At {seconds:.3f} s, step {moment.step}, {moment.phase}: "
         f"{format_bytes(moment.total_bytes)}. Storages that had been seen and not yet died:"
     )
+    if not found.storages:
+        st.caption("None: what lived then was not recorded, or has not been written yet.")
+        return
     rows = [
         {
             "storage": row["storage_id"],

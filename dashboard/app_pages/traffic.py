@@ -15,6 +15,8 @@ from dashboard.frame import View, explore, ground, pick_rank
 from dashboard.overlap import lane_colours, lane_pieces, lane_stretches, overlap_words
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
+from dashboard.panels.metrics import metric_grid
+from dashboard.panels.more import more_on
 from dashboard.tables import mib_columns, mib_value
 from profiler.analyses.lanes import lanes
 from profiler.analyses.traffic import Flow, Traffic, traffic
@@ -26,6 +28,7 @@ KINDS = {
     "simulated": "simulated: no bus was crossed",
     "peers": "simulated peers",
 }
+RATE = "Of measured copies only: bytes over the sum of their durations."
 DIRECTIONS = {"d2h": "to the host, in forward", "h2d": "back, in backward"}
 
 
@@ -48,8 +51,9 @@ def page() -> None:
         )
     if flows:
         st.write(
-            "Streams run from left to right; their width is bytes. The middle says in which form: "
-            "whole, as a table of distinct values, or as one learner's shard."
+            "Streams run from the modules whose tensors they are, by the form they have on the way "
+            "(whole, a table of distinct values, one learner's shard), to where they arrive; their "
+            "width is bytes."
         )
         st.echarts_chart(
             sankey_option(flows, direction, ground()), height=sankey_height(flows),
@@ -66,17 +70,21 @@ def page() -> None:
 def _choose(seen: Traffic) -> tuple[str, str]:
     """Kind of copies and direction."""
     kinds = [kind for kind in KINDS if any(_kind(flow) == kind for flow in seen.totals)]
-    left, right = st.columns([3, 4])
+    left, right = st.columns([4, 3])
     with left:
         direction = st.segmented_control(
-            "Direction", list(DIRECTIONS), default="d2h", key="direction", required=True,
+            "Direction", list(DIRECTIONS), default="d2h", key="direction",
+            bind="query-params", required=True,
             format_func=lambda each: DIRECTIONS[each],
         )  # fmt: skip
     with right:
         if len(kinds) == 1:
             return kinds[0], direction or "d2h"
+        if st.session_state.get("copies") not in kinds:
+            st.session_state.pop("copies", None)
         kind = st.segmented_control(
-            "Copies", kinds, default=kinds[0], key=f"kind-{'-'.join(kinds)}", required=True,
+            "Copies", kinds, default=kinds[0], key="copies",
+            bind="query-params", required=True,
             format_func=lambda each: KINDS[each],
         )  # fmt: skip
     return kind or kinds[0], direction or "d2h"
@@ -87,18 +95,15 @@ def _kind(flow: Flow) -> str:
 
 
 def _metrics(seen: Traffic, kind: str) -> None:
-    columns = st.columns(4)
-    words = None if kind == "measured" else KINDS[kind]
-    for column, (direction, label) in zip(
-        columns, (("d2h", "D2H, MiB"), ("h2d", "H2D, MiB")), strict=False
-    ):
+    words = "Bytes that crossed" if kind == "measured" else KINDS[kind]
+    sizes, rates = [], []
+    for direction in DIRECTIONS:
         flow = next((f for f in seen.totals if _kind(f) == kind and f.direction == direction), None)
-        column.metric(label, format_mib(flow.bytes if flow else 0), help=words, border=True)
         rate = flow.bytes_per_second if flow else None
-        columns[2 if direction == "d2h" else 3].metric(
-            f"{direction.upper()}, MiB/s", NOTHING if rate is None else format_mib(rate),
-            help="Of measured copies only: bytes over the sum of their durations.", border=True,
-        )  # fmt: skip
+        sizes.append((f"{direction.upper()}, MiB", format_mib(flow.bytes if flow else 0), words))
+        said = NOTHING if rate is None else format_mib(rate)
+        rates.append((f"{direction.upper()}, MiB/s", said, RATE))
+    metric_grid([*sizes, *rates])
 
 
 def _never_used(seen: Traffic) -> None:
@@ -128,7 +133,7 @@ def _lanes(view: View) -> None:
             "Missing: events of the device around every copy and every operation. The lesson on "
             "offloading shows on a simulated bus what they would tell."
         )
-        st.page_link("app_pages/learn_offload.py", label="Does offloading cost time?")
+        more_on("app_pages/learn_offload.py", "Does offloading cost time?")
 
 
 def _table(flows: list[Flow]) -> None:

@@ -15,6 +15,7 @@ from dashboard.charts.icicle import PICK, ROOT, icicle_chart, icicle_records
 from dashboard.frame import View, explore, ground
 from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
+from dashboard.panels.metrics import metric_grid
 from dashboard.tables import mib_columns, mib_value, short_op, source_words
 from dashboard.words import literal
 from profiler.analyses.places import SEPARATOR, Place, Places, places, source_lines
@@ -68,8 +69,7 @@ def _detail(view: View, place: Place) -> None:
         ("With all inside, MiB", format_mib(place.total_bytes), "Its width in the chart"),
         ("Saves", str(place.saves), "Saved tensors here and inside, parameters too"),
     ]
-    for column, (label, value, words) in zip(st.columns(3), figures, strict=True):
-        column.metric(label, value, help=words, border=True)
+    metric_grid(figures)
     if not view.contents.tables["saves"]:
         st.caption("Lines of code need the level full.")
         return

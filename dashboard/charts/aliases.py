@@ -2,7 +2,7 @@
 
 Contract: saves that are alike (same relation, layout and way of keeping) are one box with a
 count; an arrow says what the tensor is to the storage, and over how many hops it was found.
-Boundary: Graphviz text; which tensors form a group is profiler.analyses.duplicates'.
+Boundary: boxes and arrows; which tensors form a group is profiler.analyses.duplicates'.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from dashboard.charts.dot import Arrow, Box, digraph
+from dashboard.charts.dot import Arrow, Box, Drawing
 from dashboard.charts.spans import RELATIONS
 from dashboard.tables import counted, shape_words, short_op
 from dashboard.theme import Ground, category_colour, ink
@@ -40,7 +40,7 @@ def alike(group: Group) -> list[tuple[Alike, int]]:
     return list(Counter(_alike(member) for member in group.members).items())
 
 
-def alias_graph(group: Group, ground: Ground) -> str:
+def alias_drawing(group: Group, ground: Ground) -> Drawing:
     """The storage, and an arrow to each of its tensors."""
     found = alike(group)
     storage = Box(
@@ -72,7 +72,7 @@ def alias_graph(group: Group, ground: Ground) -> str:
         more = sum(count for _, count in rest)
         boxes.append(Box(name="rest", lines=(f"{more} more saves",), colour=ink(ground)))
         arrows.append(Arrow(source="storage", target="rest"))
-    return digraph(boxes, arrows, ground, down=False)
+    return Drawing(boxes=tuple(boxes), arrows=tuple(arrows), down=False)
 
 
 def _alike(member: Member) -> Alike:

@@ -21,7 +21,7 @@ from profiler.reports.units import format_bytes, mib
 LEVEL = 46  # pixels from one level to the next
 WIDTH = 700  # pixels, about what there is between the margins
 MARGINS = 80  # pixels above and below the boxes together
-_GROUND = {"light": "rgba(255,255,255,0.85)", "dark": "rgba(14,17,23,0.85)"}  # behind labels
+_GROUND = {"light": "rgba(255,255,255,0.85)", "dark": "rgba(23,22,20,0.85)"}  # behind labels
 _SWEEPS = 6
 _LABELLED = 80  # more boxes than these have their names in the tooltip only
 KINDS = {"new": category_colour("saved"), "again": ORANGE, "nothing": GREY}
@@ -138,7 +138,7 @@ def box_records(seen: Blocks) -> list[dict[str, Any]]:
 def chart_height(seen: Blocks) -> int:
     """Pixels: every level has its room, up to what one can still scroll."""
     levels = 1 + max((depth for _, depth in positions(seen).values()), default=0)
-    return min(1800, max(320, LEVEL * (levels - 1) + MARGINS))
+    return min(1800, max(130, LEVEL * (levels - 1) + MARGINS))
 
 
 def _corners(height: int) -> list[dict[str, Any]]:

@@ -25,12 +25,12 @@ KINDS = {
 }
 
 
-def change_name(change: Change, most: int = 2) -> str:
-    """Where a change is, in one line."""
+def change_name(change: Change, most: int = 1, between: str = "\n") -> str:
+    """Where a change is: the modules, and on a second line the operation."""
     names = [name or "(outside)" for name in change.modules[:most]]
     more = len(change.modules) - len(names)
     where = ", ".join(names) + (f" and {more} more" if more else "")
-    return f"{where}: {short_op(change.op) if change.op else change.phase}"
+    return f"{where}{between}{short_op(change.op) if change.op else change.phase}"
 
 
 def cause_records(found: Diff) -> list[dict[str, Any]]:
@@ -65,8 +65,8 @@ def cause_chart(found: Diff, ground: Ground) -> Layered:
     domain = [min(ends) - 0.02 * span, max(ends) + 1.1 * span]  # room for the labels
     y = alt.Y(
         "line:N", sort=lines, scale=alt.Scale(domain=lines, paddingInner=0.3),
-        axis=alt.Axis(title=None, labelLimit=320, labelFontSize=12, ticks=False, domain=False,
-                      labelOverlap=False),
+        axis=alt.Axis(title=None, labelLimit=360, labelFontSize=12, ticks=False, domain=False,
+                      labelOverlap=False, labelExpr="split(datum.label, '\\n')", labelOffset=-8),
     )  # fmt: skip
     offset = alt.YOffset("kind:N", sort=kinds, scale=alt.Scale(domain=kinds))
     base = alt.Chart(alt.InlineData(values=records)).encode(
@@ -100,4 +100,4 @@ def cause_chart(found: Diff, ground: Ground) -> Layered:
     )
     if len(kinds) > 1:
         bars, figures = bars.encode(yOffset=offset), figures.encode(yOffset=offset)
-    return alt.layer(bars, zero, figures, height=80 + 27 * len(lines) * max(1, len(kinds)))
+    return alt.layer(bars, zero, figures, height=80 + max(36, 27 * len(kinds)) * len(lines))

@@ -58,7 +58,7 @@ def histogram_chart(seen: Clustered, ground: Ground) -> Layered:
         alt.Chart(alt.InlineData(values=weight_records(seen)))
         .mark_rect(opacity=0.65)
         .encode(
-            x=_values(seen, "start:Q", title=None),
+            x=_values(seen, "start:Q", title="value of a weight"),
             x2=alt.X2("end:Q"),
             y=alt.Y("count:Q", axis=_left("weights")),
             y2=alt.Y2("zero:Q"),
@@ -89,7 +89,7 @@ def paths_chart(seen: Clustered, ground: Ground) -> Layered:
     """Where each centroid was after every update, downwards."""
     records = path_records(seen)
     base = alt.Chart(alt.InlineData(values=records)).encode(
-        x=_values(seen, "value:Q", title=None),
+        x=_values(seen, "value:Q", title="value of a centroid"),
         y=alt.Y(
             "update:Q", scale=alt.Scale(reverse=True, domain=[0, max(1, len(seen.paths) - 1)]),
             axis=_left("update", tickMinStep=1, format="d"),

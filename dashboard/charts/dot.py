@@ -1,13 +1,13 @@
 """Small graphs as Graphviz text: boxes and arrows that read on the viewer's ground.
 
 Contract: whatever is in a name is shown as it is; no mark-up and no attribute in it takes effect.
-Boundary: text in, text out; laying out is the browser's.
+Boundary: plain data in, text out; laying out is the browser's (of a picture to keep: .svg's).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from dashboard.theme import Ground, ink, surface
 
@@ -34,18 +34,41 @@ class Arrow:
     dashed: bool = False
 
 
-def digraph(boxes: Iterable[Box], arrows: Iterable[Arrow], ground: Ground, *, down: bool) -> str:
-    """The graph, from top to bottom or from left to right."""
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A small graph, from top to bottom or from left to right."""
+
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+    down: bool
+
+
+def drawing_records(drawing: Drawing) -> list[dict[str, Any]]:
+    """One record per box with the boxes it comes from, for a table."""
+    return [
+        {
+            "box": box.name,
+            "says": ", ".join(box.lines),
+            "from": "; ".join(a.source for a in drawing.arrows if a.target == box.name),
+            "as": "; ".join(a.label for a in drawing.arrows if a.target == box.name and a.label),
+        }
+        for box in drawing.boxes
+    ]
+
+
+def digraph(drawing: Drawing, ground: Ground) -> str:
+    """The graph in the language of Graphviz."""
     text = ink(ground)
     lines = [
         "digraph {",
-        f'rankdir={"TB" if down else "LR"}; bgcolor="transparent"; nodesep=0.25; ranksep=0.45;',
+        f"rankdir={'TB' if drawing.down else 'LR'};",
+        'bgcolor="transparent"; nodesep=0.25; ranksep=0.45;',
         f'node [shape=box, style="rounded,filled", fontname="sans-serif", fontsize=12, '
         f'fontcolor="{text}", fillcolor="{surface(ground)}", margin="0.12,0.06"];',
         f'edge [color="{text}", fontcolor="{text}", fontname="sans-serif", fontsize=11, '
         "arrowsize=0.7];",
-        *(_box(box) for box in boxes),
-        *(_arrow(arrow) for arrow in arrows),
+        *(_box(box) for box in drawing.boxes),
+        *(_arrow(arrow) for arrow in drawing.arrows),
         "}",
     ]
     return "\n".join(lines)

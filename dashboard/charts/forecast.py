@@ -59,7 +59,7 @@ def forecast_chart(
     colour = category_colour("saved" if figure == "peak" else "host")
     most = max([record["mib"] for record in records] + [budget_mib or 0.0]) or 1.0
     x = alt.X(
-        "mib:Q", axis=alt.Axis(title=f"MiB, {FIGURES[figure].lower()}", tickCount=6),
+        "mib:Q", axis=alt.Axis(title=f"MiB, {FIGURES[figure].lower()}", tickCount=6, grid=False),
         scale=alt.Scale(domain=[0, most * ROOM], nice=False),
     )  # fmt: skip
     y = alt.Y(

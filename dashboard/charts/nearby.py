@@ -1,24 +1,28 @@
 """One autograd node and what is around it, as a small graph, forward from top to bottom.
 
 Contract: the node asked for stands out; the colour of the outline says whether a node saves.
-Boundary: Graphviz text; which nodes are near is profiler.analyses.neighbourhood's.
+Boundary: boxes and arrows; which nodes are near is profiler.analyses.neighbourhood's.
 """
 
 from __future__ import annotations
 
-from dashboard.charts.dot import Arrow, Box, digraph
+from dashboard.charts.dot import Arrow, Box, Drawing
 from dashboard.tables import counted, shape_words, short_op
-from dashboard.theme import Ground, category_colour
+from dashboard.theme import category_colour
 from profiler.analyses.neighbourhood import Near, Neighbourhood
 from profiler.reports.theme import GREY
 from profiler.reports.units import format_bytes
 
 
-def nearby_graph(found: Neighbourhood, ground: Ground) -> str:
+def nearby_drawing(found: Neighbourhood) -> Drawing:
     """The nodes, and an arrow for every output that is used."""
-    boxes = [_box(node, node.seq == found.seq) for node in found.nodes]
-    arrows = [Arrow(source=str(source), target=str(target)) for source, target in found.edges]
-    return digraph(boxes, arrows, ground, down=True)
+    return Drawing(
+        boxes=tuple(_box(node, node.seq == found.seq) for node in found.nodes),
+        arrows=tuple(
+            Arrow(source=str(source), target=str(target)) for source, target in found.edges
+        ),
+        down=True,
+    )
 
 
 def _box(node: Near, strong: bool) -> Box:

@@ -1,7 +1,8 @@
 """Bytes from a device to the host, or back, as streams: who sends, in which form.
 
 Contract: flows of one direction and one kind (measured, simulated, peers) in, an ECharts option
-out. At most `MODULES` modules have a stream of their own, the rest is one, counted.
+out: module, form, where it arrives. Labels stand beside what they name and never on another. At
+most `MODULES` modules have a stream of their own, the rest is one, counted.
 Boundary: plain data, no JavaScript; what is simulated is said by the page.
 """
 
@@ -18,6 +19,7 @@ from profiler.reports.theme import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from profiler.reports.units import format_bytes, mib
 
 MODULES = 24
+_LETTER = 6  # pixels
 ACTIONS = {
     "copied": VERMILION, "table": ORANGE, "shard": PURPLE, "alias": SKY, "rebuilt": GREEN,
     "kept": BLUE,
@@ -31,6 +33,10 @@ ACTION_WORDS = {
     "kept": "of a kept tensor",
     "": "not tied to a save",
 }
+
+
+# The end is as tall as the chart, and has its name in it: there is no room beside it.
+_INSIDE = {"position": "inside", "rotate": 90, "color": "#000000", "fontWeight": "bold"}
 
 
 def streams(flows: Sequence[Flow]) -> list[tuple[str, str, int]]:
@@ -61,43 +67,51 @@ def stream_records(flows: Sequence[Flow]) -> list[dict[str, Any]]:
 
 
 def sankey_option(flows: Sequence[Flow], direction: str, ground: Ground) -> dict[str, Any]:
-    """The option of the chart: start, module, form, end."""
-    start, end = ("device", "host") if direction == "d2h" else ("host", "device")
+    """The option of the chart: module, form, end."""
+    end = "host" if direction == "d2h" else "device"
     links: Counter[tuple[str, str]] = Counter()
+    through: Counter[str] = Counter()
+    modules: dict[str, None] = {}
     for module, action, count in streams(flows):
         name, form = plain(f"{module} "), plain(f" {action}")  # told apart from each other
-        links[start, name] += count
+        modules[name] = None
         links[name, form] += count
         links[form, end] += count
-    names = list(dict.fromkeys(each for link in links for each in link))
+        for each in (name, form, end):
+            through[each] += count
     colours = {f" {ACTION_WORDS[key]}": colour for key, colour in ACTIONS.items()}
-    colours["host"] = category_colour("host")
-    colours["device"] = category_colour("saved")
-    arriving: Counter[str] = Counter()
-    for (source, target), count in links.items():
-        arriving[target] += count
-        if source == start:
-            arriving[start] += count
+    colours[end] = category_colour("host" if end == "host" else "saved")
+    said = {
+        name: ("  " if name in modules or name == end else "\n").join(
+            (name.strip(), format_bytes(count))
+        )
+        for name, count in through.items()
+    }
     return {
         "animation": False,
         "tooltip": {"trigger": "item", "formatter": "{b}: {c} MiB"},
         "series": [
             {
                 "type": "sankey",
-                "left": 4, "right": 150, "top": 10, "bottom": 10,
-                "nodeGap": 10,
+                "left": 12 + _LETTER * max((len(said[name]) for name in modules), default=0),
+                "right": 4, "top": 10, "bottom": 10,
+                "nodeGap": 10, "nodeWidth": 22,
                 "layoutIterations": 0,
                 "draggable": False,
                 "emphasis": {"focus": "adjacency"},
                 "lineStyle": {"color": "source", "opacity": 0.3},
-                "label": {"color": ink(ground), "fontSize": 13},
+                "label": {"color": ink(ground), "fontSize": 13, "lineHeight": 16},
                 "data": [
                     {
                         "name": name,
                         "itemStyle": {"color": colours.get(name, "#8A929A")},
-                        "label": {"formatter": f"{name.strip()}  {format_bytes(arriving[name])}"},
+                        "label": {
+                            "formatter": said[name],
+                            **(_INSIDE if name == end else {}),
+                            **({"position": "left"} if name in modules else {}),
+                        },
                     }
-                    for name in names
+                    for name in through
                 ],
                 "links": [
                     {"source": source, "target": target, "value": round(mib(count), 6)}
@@ -110,4 +124,4 @@ def sankey_option(flows: Sequence[Flow], direction: str, ground: Ground) -> dict
 
 def sankey_height(flows: Sequence[Flow]) -> int:
     """Pixels, by how many modules have a stream."""
-    return 180 + 26 * min(MODULES + 1, len({flow.module for flow in flows}))
+    return 110 + 26 * min(MODULES + 1, len({flow.module for flow in flows}))

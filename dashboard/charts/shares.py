@@ -17,7 +17,7 @@ from dashboard.theme import CATEGORY_NAMES, Ground, category_colour
 from profiler.reports.units import format_bytes
 
 _WIDE = 0.05  # share from which a percentage fits into its part
-_DARK_TEXT = "#000000"
+_INK = {"param": "#FFFFFF", "unexplained": "#FFFFFF"}  # on the dark colours; else black
 
 
 def share_records(held: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -37,6 +37,7 @@ def share_records(held: Mapping[str, int]) -> list[dict[str, Any]]:
                 "middle": start + share / 2,
                 "percent": f"{100 * share:.1f} %",
                 "label": f"{100 * share:.0f} %" if share >= _WIDE else "",
+                "ink": _INK.get(name, "#000000"),
             }
         )
         start += share
@@ -63,7 +64,9 @@ def share_chart(held: Mapping[str, int], ground: Ground) -> Layered:
         x=x, x2=alt.X2("end:Q"), color=colour,
         tooltip=[alt.Tooltip("part:N", title="part"), alt.Tooltip("percent:N", title="share")],
     )  # fmt: skip
-    figures = base.mark_text(fontSize=14, fontWeight="bold", color=_DARK_TEXT).encode(
-        x=alt.X("middle:Q", scale=alt.Scale(domain=[0, 1])), text=alt.Text("label:N")
+    figures = base.mark_text(fontSize=14, fontWeight="bold").encode(
+        x=alt.X("middle:Q", scale=alt.Scale(domain=[0, 1])),
+        text=alt.Text("label:N"),
+        color=alt.Color("ink:N", scale=None),
     )
     return alt.layer(bars, figures, height=130)

@@ -50,7 +50,7 @@ def traffic_records(seen: AblationView, selected: str | None) -> list[dict[str, 
 def traffic_chart(seen: AblationView, selected: str | None, ground: Ground) -> Layered:
     """D2H and H2D per configuration."""
     records = traffic_records(seen, selected)
-    x, floor = log_axis("MiB, log scale", [record["mib"] for record in records], 0.35)
+    x, floor = log_axis("MiB, log scale", [record["mib"] for record in records], 0.7)
     for record in records:
         record.update(floor=floor, shown=max(record["mib"], floor))
     names = [row.name for row in seen.rows]

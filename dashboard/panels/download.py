@@ -1,8 +1,8 @@
-"""The data of a chart, as a CSV file to keep.
+"""The data of a chart, as a CSV file to keep, and the picture of a graph.
 
 Contract: made when it is asked for, from the records that the chart drew; text that a spreadsheet
-would take for a formula is marked as text. Pictures are saved by the charts' own menus.
-Boundary: one button; which records is the page's.
+would take for a formula is marked as text. Pictures of charts are saved by their own menus.
+Boundary: one button each; which records is the page's.
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ import streamlit as st
 Records = Sequence[dict[str, Any]]
 
 
-def offer_data(name: str, records: Callable[[], Records]) -> None:
+CHART = "What the chart draws. Its picture: the menu at the chart's upper right."
+
+
+def offer_data(name: str, records: Callable[[], Records], words: str = CHART) -> None:
     """A small button below a chart; `name` is the stem of the file."""
     st.download_button(
         "Data (CSV)", lambda: to_csv(records()), f"{name}.csv", "text/csv", key=f"data-{name}",
         on_click="ignore", type="tertiary", icon=":material/download:",
-        help="What the chart draws. Its picture: the menu at the chart's upper right.",
+        help=words,
+    )  # fmt: skip
+
+
+def offer_picture(name: str, make: Callable[[], str]) -> None:
+    """A small button below a graph that has no menu of its own."""
+    st.download_button(
+        "Picture (SVG)", make, f"{name}.svg", "image/svg+xml", key=f"picture-{name}",
+        on_click="ignore", type="tertiary", icon=":material/image:",
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard.panels.metrics import WIDTH
 from profiler.analyses.levers import Combinations
 from profiler.reports.ablation_view import AblationView, Row
 from profiler.reports.theme import in_order
@@ -21,8 +22,6 @@ from profiler.reports.units import (
     format_mib,
     format_seconds,
 )
-
-PER_ROW = 4  # metrics: with more to a row their figures are cut on a narrow screen
 
 
 def metrics(seen: AblationView, row: Row) -> list[tuple[str, str, str | None]]:
@@ -46,14 +45,11 @@ def metrics(seen: AblationView, row: Row) -> list[tuple[str, str, str | None]]:
 
 def metric_row(seen: AblationView, row: Row) -> None:
     """Draws the metrics of the chosen configuration."""
-    figures = metrics(seen, row)
-    for first in range(0, len(figures), PER_ROW):
-        for column, (label, value, second) in zip(
-            st.columns(PER_ROW), figures[first : first + PER_ROW], strict=False
-        ):
-            column.metric(
+    with st.container(horizontal=True):
+        for label, value, second in metrics(seen, row):
+            st.metric(
                 label, value, second, delta_color="off", delta_arrow="off", border=True,
-                height="stretch",
+                width=WIDTH, height="stretch",
             )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Boundary: Streamlit only; what is asked and what is true is the page's and the l
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from dashboard.frame import Needs, View, look
+from dashboard.frame import Needs, View, folder, look
+from dashboard.words import literal
 from profiler.reports.ablation_view import AblationView
 from profiler.reports.ablation_view import view as ablation_view
 
@@ -59,10 +61,26 @@ def own_run(needs: Needs) -> View | None:
     return view
 
 
-def own_ablation(view: View) -> AblationView | None:
-    """The ablation of the reader's run; None where it has none that can be read."""
-    raw = view.opened.run.ablation
-    try:
-        return None if raw is None else ablation_view(raw)
-    except (ValueError, TypeError, AttributeError):
+def own_ablation(otherwise: str) -> tuple[str, AblationView] | None:
+    """Heading of the last part; the ablation of the reader's run, else the newest there is.
+
+    Returns the run's name with it; None after saying `otherwise` where no run has one.
+    """
+    view = own_run("saves")
+    if view is None:
         return None
+    raw = view.opened.run.ablation
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        if raw is not None:
+            return view.opened.name, ablation_view(raw)
+    runs = folder()
+    newest = runs.latest()
+    found = None if newest is None else runs.load(newest).ablation
+    if newest is None or found is None:
+        st.write(f"{view.place} {otherwise}")
+        return None
+    st.write(
+        f"{literal(view.opened.name)} is no ablation of a layer. Here is the newest that is: "
+        f"**{literal(newest)}**."
+    )
+    return newest, found

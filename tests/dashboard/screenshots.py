@@ -70,7 +70,7 @@ def _tour(
             _drawn(page)
         tall = page.get_by_test_id("stMainBlockContainer").evaluate("each => each.scrollHeight")
         page.set_viewport_size({"width": width, "height": max(1000, min(int(tall) + 40, 4000))})
-        page.wait_for_timeout(900)  # charts fade in
+        page.wait_for_timeout(2000)  # charts fade in, tables are drawn again
         page.screenshot(path=out / f"{kind}-{name}-{width}-{scheme}.png")
         print(f"{kind}-{name}-{width}-{scheme}", flush=True)
     context.close()

@@ -133,13 +133,6 @@ def test_a_line_of_the_duplicates_shows_its_tensors(explorer: Page) -> None:
     expect(heading).not_to_have_text(before)
 
 
-def test_a_part_of_the_icicle_shows_its_lines(explorer: Page) -> None:
-    _open(explorer, "Where")
-    expect(explorer.get_by_role("heading", name="The whole model")).to_be_visible()
-    explorer.locator("[aria-roledescription='rect mark']").nth(1).click()
-    expect(explorer.get_by_role("heading", name="The whole model")).to_have_count(0)
-
-
 def test_a_box_of_the_graph_shows_what_it_saves(explorer: Page) -> None:
     _open(explorer, "Graph")
     heading = explorer.get_by_role("heading", name="Saved by")

@@ -84,20 +84,18 @@ def test_levers_give_the_what_if_and_stand_beside_a_measurement(
     scenario = Scenario(checkpoint=("model.layers.*",))
     with profiler.open_run(RECORDED / "bundled-finetune") as run:
         (one,) = what_if(run, [scenario]).predictions
-    predicted = metric(app, "Peak with your levers, predicted")
+    predicted = metric(app, "Predicted peak")
     assert predicted.value == format_bytes(one.predicted_peak_bytes)
-    assert metric(app, "Peak of the run beside it, measured").value == predicted.value
+    assert metric(app, "Measured beside it").value == predicted.value
     assert "It fits" in words(app)
     app.number_input(key="budget").set_value(10.0).run()
     assert "It does not fit" in words(app)
     app.selectbox(key="checkpoint").set_value("nothing").run()
-    assert metric(app, "Peak with your levers, predicted").value == format_bytes(
-        what_if_peak(Scenario())
-    )
+    assert metric(app, "Predicted peak").value == format_bytes(what_if_peak(Scenario()))
     app.selectbox(key="offload").set_value("*").run()
     app.toggle(key="once").set_value(False).run()
     assert not app.exception
-    assert metric(app, "Peak with your levers, predicted").value == format_bytes(
+    assert metric(app, "Predicted peak").value == format_bytes(
         what_if_peak(Scenario(offload=("*",)))
     )
 

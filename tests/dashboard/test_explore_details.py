@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import altair as alt
 import pytest
 
-from dashboard.charts.aliases import MOST, alias_graph, alike
+from dashboard.charts.aliases import MOST, alias_drawing, alike
 from dashboard.charts.blocks import LEVEL, MARGINS, WIDTH, blocks_option, chart_height
-from dashboard.charts.dot import Arrow, Box, digraph, quoted, shortened
-from dashboard.charts.nearby import nearby_graph
+from dashboard.charts.dot import Arrow, Box, Drawing, digraph, drawing_records, quoted, shortened
+from dashboard.charts.nearby import nearby_drawing
+from dashboard.charts.svg import svg
 from dashboard.charts.timeline import (
     MOST_ROWS,
     Part,
@@ -37,6 +40,8 @@ from profiler.reports.units import MIB
 from tests.dashboard.test_explore_charts import seen_timeline
 from tests.dashboard.test_pages import opened, words
 from tests.profiler.analyses.runs import float32, run_of
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 GROUNDS: Any = ["light", "dark"]
 SECOND = 10**9
@@ -82,8 +87,9 @@ def test_the_map_shows_all_of_it_and_has_the_brush(ground: Any) -> None:
 def test_dot_shows_names_as_they_are() -> None:
     name = 'a"b\\N\n<i>'
     assert quoted(name) == '"a\\"b\\\\N <i>"'
-    boxes = [Box(name="x", lines=(name, "two"), colour="#123456", strong=True)]
-    text = digraph(boxes, [Arrow(source="x", target="x", dashed=True)], "dark", down=True)
+    boxes = (Box(name="x", lines=(name, "two"), colour="#123456", strong=True),)
+    arrows = (Arrow(source="x", target="x", dashed=True),)
+    text = digraph(Drawing(boxes=boxes, arrows=arrows, down=True), "dark")
     assert '"x" [label="a\\"b\\\\N <i>\\ntwo", color="#123456", penwidth=3];' in text
     assert '"x" -> "x" [label="", style=dashed];' in text
     assert len(shortened("m" * 200)) <= 45
@@ -103,7 +109,7 @@ def test_the_graph_of_a_group_has_a_box_per_kind_of_save(ground: Any, tmp_path: 
     with run_of(tmp_path / "run", saves) as run:
         (group,) = duplicates(run).groups
     assert [count for _, count in alike(group)] == [1, 1, 2, 1]
-    text = alias_graph(group, ground)
+    text = digraph(alias_drawing(group, ground), ground)
     assert text.count(" -> ") == 4
     for label in ("storage 7", "transposed, 1 hop", "the same tensor, 0 hops", "2 times, alias"):
         assert label in text
@@ -114,7 +120,7 @@ def test_a_large_group_counts_what_it_does_not_draw(tmp_path: Path) -> None:
     saves = [float32(i, 1, [64], op="A", module=f"m{i}") for i in range(MOST + 5)]
     with run_of(tmp_path / "run", saves) as run:
         (group,) = duplicates(run).groups
-    assert '"rest" [label="5 more saves"' in alias_graph(group, "light")
+    assert '"rest" [label="5 more saves"' in digraph(alias_drawing(group, "light"), "light")
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
@@ -126,10 +132,39 @@ def test_neighbours_stand_out_when_they_save(ground: Any) -> None:
              saved_bytes=0),
     ]  # fmt: skip
     found = Neighbourhood(step=0, rank=0, seq=5, nodes=nodes, edges=[(-1, 5)], more=0)
-    text = nearby_graph(found, ground)
+    text = digraph(nearby_drawing(found), ground)
     assert '"5" [label="Mm, 4\\nq\\nsaves 2 tensors, 2 MiB"' in text
     assert f'"-1" [label="leaf: a parameter\'s gradient", color="{GREY}", penwidth=1.4]' in text
     assert '"-1" -> "5"' in text
+
+
+@pytest.mark.parametrize("down", [True, False])
+def test_the_picture_of_a_graph_has_every_box_apart(down: bool) -> None:
+    boxes = tuple(
+        Box(name=name, lines=(f"<{name}> & co", "two"), colour="#123456") for name in "abcd"
+    )
+    ends = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")]
+    arrows = tuple(Arrow(source=s, target=t, label="as is", dashed=s == "c") for s, t in ends)
+    drawing = Drawing(boxes=boxes, arrows=arrows, down=down)
+    root = ElementTree.fromstring(svg(drawing, "dark"))
+    rects = [each.attrib for each in root.iter(f"{SVG}rect") if "x" in each.attrib]
+    spans = [
+        [
+            (float(r[at]), float(r[at]) + float(r[size]))
+            for at, size in (("x", "width"), ("y", "height"))
+        ]
+        for r in rects
+    ]
+    for one, other in itertools.combinations(spans, 2):
+        assert any(b[0] >= a[1] or a[0] >= b[1] for a, b in zip(one, other, strict=True))
+    words = [each.text for each in root.iter(f"{SVG}text")]
+    assert words.count("<a> & co") == 1 and words.count("as is") == 4
+    assert all(
+        float(root.attrib[size]) >= spans[3][at][1] for at, size in enumerate(("width", "height"))
+    )
+    assert drawing_records(drawing)[3] == {
+        "box": "d", "says": "<d> & co, two", "from": "b; c", "as": "as is; as is",
+    }  # fmt: skip
 
 
 def seen_lanes(**fields: Any) -> Lanes:
@@ -166,6 +201,8 @@ def test_the_pages_show_them(recorded: Path, monkeypatch: pytest.MonkeyPatch) ->
     app = opened(recorded, "duplicates", monkeypatch, run="script", step="1")
     (drawn,) = app.get("graphviz_chart")
     assert "digraph" in drawn.proto.spec
+    labels = [each.proto.label for each in app.get("download_button")]
+    assert labels.count("Picture (SVG)") == 1 and labels.count("Data (CSV)") == 2
     app = opened(recorded, "traffic", monkeypatch, run="script", step="1")
     assert len(app.get("vega_lite_chart")) == 1
     assert "0 % of that was hidden" in words(app)

@@ -134,19 +134,32 @@ def test_an_address_restores_the_view(browser: Browser, address: str) -> None:
         settled(page, OTHERS["method-clustering"])
         hard = page.get_by_test_id("stMetric").filter(has=page.get_by_text("Hard", exact=True))
         expect(hard).to_contain_text("4")
+        page.goto(f"{address}/graph?run=finetune&depth=1+deep")
+        settled(page, EXPLORE["graph"])
+        expect(page.get_by_test_id("stMain")).to_contain_text("in 4 boxes")
+        page.goto(f"{address}/traffic?run=offloaded&direction=back,+in+backward")
+        settled(page, EXPLORE["traffic"])
+        expect(page.locator(".st-key-streams-h2d")).to_have_count(1)
         page.goto(f"{address}/where?run=finetune&part=model/layers")
         settled(page, EXPLORE["where"])
         expect(page.get_by_role("heading", name="The whole model")).to_have_count(0)
 
 
-def test_a_click_in_the_icicle_is_in_the_address(browser: Browser, address: str) -> None:
+def test_a_click_in_the_icicle_looks_inside_and_back(browser: Browser, address: str) -> None:
     with quiet_page(browser, address, 1280, "light") as page:
         page.goto(f"{address}/?run=finetune")
         settled(page, EXPLORE["overview"])
         visit(page, "where", EXPLORE["where"])
-        page.locator("[aria-roledescription='rect mark']").nth(1).click()
-        expect(page.get_by_role("heading", name="The whole model")).to_have_count(0)
+        parts = page.locator("[aria-roledescription='rect mark']")
+        whole = page.get_by_role("heading", name="The whole model")
+        before = parts.count()
+        parts.nth(1).click()
+        expect(whole).to_have_count(0)
         page.wait_for_function("location.href.includes('part=')")
+        expect(parts).not_to_have_count(before)
+        parts.first.click()
+        expect(whole).to_have_count(1)
+        expect(parts).to_have_count(before)
 
 
 def test_a_point_of_the_quality_chart_shows_its_row(browser: Browser, address: str) -> None:
@@ -173,7 +186,7 @@ def test_levers_change_the_figures(browser: Browser, address: str) -> None:
         page.goto(f"{address}/?run=finetune")
         settled(page, EXPLORE["overview"])
         visit(page, "compare-whatif", COMPARE["compare-whatif"])
-        predicted = page.get_by_test_id("stMetric").filter(has_text="your levers")
+        predicted = page.get_by_test_id("stMetric").filter(has_text="Predicted peak")
         before = predicted.inner_text()
         page.get_by_role("combobox", name="Offload to the host").click()
         page.get_by_role("option", name="*", exact=True).click()

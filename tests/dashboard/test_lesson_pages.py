@@ -94,17 +94,24 @@ def test_the_own_run_comes_last(recorded: Path, monkeypatch: pytest.MonkeyPatch)
     rows = json.loads((recorded / "attn0" / "ablation.json").read_text())["rows"]
     shown = app.dataframe[-1].value
     assert list(shown["host MiB"]) == [round(row["host_bytes"] / MIB, 6) for row in rows]
-    assert "is no ablation" in words(opened_at("learn_edkm", recorded, monkeypatch, run="script"))
+    other = "script is no ablation of a layer. Here is the newest that is: **attn0**"
+    assert other in words(opened_at("learn_edkm", recorded, monkeypatch, run="script"))
     app = opened_at("learn_kmeans", recorded, monkeypatch, run="attn0")
     assert len(app.dataframe[-1].value) == len(rows)
-    assert "clusters no weight" in words(
-        opened_at("learn_kmeans", recorded, monkeypatch, run="script")
-    )
+    assert other in words(opened_at("learn_kmeans", recorded, monkeypatch, run="script"))
     app = opened_at("learn_offload", recorded, monkeypatch, run="script", step="1")
     assert "0 % of that was hidden" in words(app)
     assert "what was there already" in words(
         opened_at("learn_devices", recorded, monkeypatch, run="script", step="1")
     )
+
+
+def test_without_any_ablation_the_lesson_says_how_to_record_one(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(recorded / "script", tmp_path / "script")
+    assert "is no ablation. Record" in words(opened_at("learn_edkm", tmp_path, monkeypatch))
+    assert "clusters no weight" in words(opened_at("learn_kmeans", tmp_path, monkeypatch))
 
 
 def test_an_ablation_that_is_damaged_is_none(
