@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edkm.clustering import Clustering
 from edkm.codebook import nearest
+from edkm.dkm.distance import compute_dtype
 
 DAMPING = 0.01  # of the mean diagonal of X^T X
 _BLOCK = 32  # columns after which the ones beyond are made up for at once
@@ -131,6 +132,7 @@ def input_gram(model: nn.Module, module: nn.Module, batches: Sequence[dict[str, 
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         rows = inputs[0].detach().flatten(0, -2)
+        rows = rows.to(compute_dtype(rows.dtype))  # rounded to 16 bits it need not be definite
         product = (rows.T @ rows).double()
         total.append(product if not total else total.pop() + product)
         raise _Reached

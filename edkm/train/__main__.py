@@ -61,6 +61,7 @@ def main(
     compensate: Annotated[int | None, typer.Option(help="sequences to round for, first")] = None,
     allocate: Annotated[int | None, typer.Option(help="sequences to spread bits by, first")] = None,
     row_scale: Annotated[bool | None, typer.Option(help="a scale for each row")] = None,
+    group_size: Annotated[int | None, typer.Option(help="rows that share a codebook")] = None,
     distill: Annotated[float | None, typer.Option(help="weight of a teacher's targets")] = None,
     teacher: Annotated[Path | None, typer.Option(help="dense teacher's folder")] = None,
     teacher_epochs: Annotated[float | None, typer.Option(help="tune a teacher first")] = None,

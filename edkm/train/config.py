@@ -89,6 +89,7 @@ class TrainConfig:
     # save most, in the bytes of the uniform bits (0: the uniform bits)
     allocate: int = 0
     row_scale: bool = False  # divide rows by a scale of their own: 2 bytes a row in the file
+    group_size: int | None = None  # rows of a linear layer that share a codebook; None: all
     distill: float = 0.0  # weight of the teacher's soft targets in the loss, 0 to 1
     teacher: Path | None = None  # dense teacher; None: the model before tuning
     teacher_epochs: float = 0.0  # passes over the data that tune a dense teacher of its own first
@@ -113,6 +114,13 @@ class TrainConfig:
         for name in ("compensate", "allocate"):
             check_range(name, getattr(self, name), 0, None, "a count cannot be negative")
         check_range("warmup", self.warmup, 0, None, "a count cannot be negative")
+        if self.group_size is not None:
+            check_range("group_size", self.group_size, 1, None, "a group has at least one row")
+            if self.allocate:
+                raise ValueError(
+                    f"group_size is {self.group_size} and allocate {self.allocate}; bits are "
+                    "allocated for one table a weight: give --allocate 0 with groups"
+                )
         if self.max_steps is not None:
             check_range("max_steps", self.max_steps, 1, None, "a run has at least one step")
         for name in ("epochs", "learning_rate", "clip", "tau_start", "tau_end", "teacher_rate"):

@@ -40,6 +40,7 @@ def make_plan(config: TrainConfig, ready: Prepared) -> Schedule | None:
         config=DKMConfig(iterations=config.iterations, seed=config.seed),
         importance=config.compensate > 0,
         row_scale=config.row_scale,
+        group_size=config.group_size,
     )
     return schedule(
         clustering,

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import edkm
+from edkm.export import read_palettes
 from edkm.train import DataError, DivergedError, TrainConfig, run
 from edkm.train.__main__ import _plugin, app
 from edkm.train.checkpoint import MARKER, latest
@@ -180,12 +181,14 @@ def test_a_plain_run_is_the_baseline(tiny: Path, alpaca: Path, tmp_path: Path) -
 
 
 def test_half_precision_weights_and_compensation(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
-    more = {"dtype": "bfloat16", "compensate": 8, "bits": 4, "row_scale": True}
+    more = {"dtype": "bfloat16", "compensate": 8, "bits": 4, "row_scale": True, "group_size": 8}
     config = settings(tiny, alpaca, tmp_path / "out", **more)
     metrics = run(config)
     perplexity = metrics["perplexity"]
     assert perplexity["after_hard"] < perplexity["compensated"]
-    assert weights(config.out)["tables.bfloat16"].numel() == 2**8 + 14 * 2**4
+    palettes = read_palettes(config.out / "model")[0].values()
+    assert {p.table.dtype for p in palettes} == {torch.bfloat16}
+    assert all(p.groups == p.shape[0] // 8 for p in palettes if p.bits == 4)
     with pytest.raises(ValueError, match="use one of the two"):
         replace(config, cluster_from=0.5)
 
