@@ -29,7 +29,7 @@ def main(
     """Measure a model; prints JSON."""
     try:
         print(json.dumps(measure(folder, text, choices or [], sequence, tasks), indent=1))
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # transformers: no weights or no tokenizer there
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
         raise typer.Exit(2) from error
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from edkm.evaluate import collate, multiple_choice, perplexity
+from edkm.evaluate.__main__ import app
 from edkm.evaluate.choice import read_rows
 from edkm.train.data import IGNORE, Sequence
 
@@ -91,3 +93,9 @@ def test_a_real_model_scores_real_rows(realdata: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     rows = read_rows(realdata / "eval" / "piqa_200.jsonl")[:10]
     assert multiple_choice(model, tokenizer, rows).rows == 10
+
+
+def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    done = CliRunner().invoke(app, [str(tmp_path), "--text", "text.txt"])
+    assert done.exit_code == 2 and done.stderr.startswith("error: ")
