@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from profiler.ablation import CONFIGS, AblationSettings
+from profiler.ablation_rows import CONFIGS, AblationSettings
 from profiler.layers import PRESETS
 from profiler.memory import available_memory
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from profiler.layers import PRESETS, is_checkpoint, parse_layer
 
 if TYPE_CHECKING:
-    from profiler.ablation import AblationSettings
+    from profiler.ablation_rows import AblationSettings
     from profiler.workloads import Workload
 
 STEPS_BESIDES_ROWS = 3  # weights, reference, pictures
@@ -66,7 +66,8 @@ def run_layer(
         ValueError: anything wrong with the request; nothing was written then.
     """
     _check_names(run)
-    from profiler.ablation import AblationSettings, run_ablation, warm_up
+    from profiler.ablation import run_ablation, warm_up
+    from profiler.ablation_rows import AblationSettings
     from profiler.pictures import draw_ablation
     from profiler.query import open_run
     from profiler.tracer import Tracer

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from profiler import Tracer, open_run
-from profiler.ablation import CONFIGS, AblationSettings, run_ablation
+from profiler.ablation import run_ablation
+from profiler.ablation_rows import CONFIGS, AblationSettings
 from profiler.checkpoint import CheckpointLayer
 from profiler.layers import PRESETS, parse_layer
 from profiler.workloads import PresetLayer, Workload

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from profiler import fit
-from profiler.ablation import AblationSettings
+from profiler.ablation_rows import AblationSettings
 
 
 def _settings(configs: tuple[str, ...] = ("none",), bits: int = 3) -> AblationSettings:
@@ -42,7 +42,8 @@ def test_an_unknown_device_is_refused() -> None:
 
 _MEASURE = """
 import json, sys, torch
-from profiler.ablation import AblationSettings, run_ablation, warm_up
+from profiler.ablation import run_ablation, warm_up
+from profiler.ablation_rows import AblationSettings
 from profiler.fit import estimate_bytes
 from profiler.layers import PRESETS, parse_layer
 from profiler.memory import PeakRss
