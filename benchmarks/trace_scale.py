@@ -3,14 +3,15 @@
 Writes synthetic saves shaped like a fine-tune of a 32-layer LLaMA (1,312 saves a step, 12 kinds
 of node, times with jitter, each storage saved 1.6 times, unpacked in reverse order) through
 `RunWriter`, once as whole columns (`add_many`) and once record by record (`add`, then `update`
-as a tracer does when backward asks for the tensor). Prints a table, or JSON with `--json`.
+as a tracer does when backward asks for the tensor; every 48th step is written to disk between the
+two, so that its rows are superseded). Prints a table, or JSON with `--json`.
 
     python benchmarks/trace_scale.py [--saves 5000000] [--records 1000000] [--json] [--out FILE]
 
 All writing is done on the calling thread here, so that the rates are those of the store alone;
 making the rows is left out of `saves_per_s` and is in `saves_per_s_with_producing`.
 `saves_per_cpu_s` is the same rate by processor time, which a busy neighbour changes less.
-A copy whose run.json says that it was never closed is read too (`unclosed_...`).
+A copy taken before the run is closed, as a kill would leave it, is read too (`unclosed_...`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from profiler.analyses import duplicates, ledger
 from profiler.events import Save, Step
@@ -36,7 +38,7 @@ from profiler.store import RunWriter
 LAYERS, PER_LAYER = 32, 41
 PER_STEP = LAYERS * PER_LAYER
 FLUSH_STEPS = 48
-FLUSH_ROWS = FLUSH_STEPS * PER_STEP + 1  # just above what is flushed by hand: no thread helps
+FLUSH_ROWS = 2 * FLUSH_STEPS * PER_STEP + 1  # above what is flushed by hand: no thread helps
 OPS = [f"{name}Backward0" for name in (
     "Mm", "Silu", "Mul", "Softmax", "T", "View", "Add", "Pow", "Rsqrt", "ToCopy", "Bmm", "Embedding"
 )]  # fmt: skip
@@ -93,38 +95,35 @@ def measure(path: Path, count: int, write: Any) -> dict[str, Any]:
     with PeakRss() as peak:
         start, cpu = time.perf_counter(), time.process_time()
         producing, producing_cpu = write(writer, steps, note_progress)
-        added = time.perf_counter()
+        writer.flush()
+        added, added_cpu = time.perf_counter(), time.process_time()
         late = rss_bytes()
+        killed = shutil.copytree(path, path.with_name(path.name + "-killed"))
+        closing, closing_cpu = time.perf_counter(), time.process_time()
         writer.close()
-        closed, cpu = time.perf_counter(), time.process_time() - cpu
+        closed, closed_cpu = time.perf_counter(), time.process_time()
     saves = steps * PER_STEP
-    unclosed = as_if_killed(path)
+    wall = added - start + closed - closing
+    cpu = added_cpu - cpu + closed_cpu - closing_cpu
+    superseded = sum(p.num_rows for p in map(pq.read_metadata, killed.glob("saves/*.parquet")))
     size = sum(p.stat().st_size for p in (path / "saves").glob("*.parquet"))
     return {
         "saves": saves,
         "add_s": added - start - producing,
-        "merge_s": closed - added,
+        "merge_s": closed - closing,
         "producing_s": producing,
-        "saves_per_s": saves / (closed - start - producing),
+        "saves_per_s": saves / (wall - producing),
         "saves_per_cpu_s": saves / (cpu - producing_cpu),
-        "saves_per_s_with_producing": saves / (closed - start),
+        "saves_per_s_with_producing": saves / wall,
         "rss_at_tenth_bytes": early["rss"],
         "rss_before_merge_bytes": late,
         "rss_peak_bytes": peak.peak_bytes,
         "rss_growth_bytes": peak.peak_bytes - early["rss"],
         "bytes_per_save": size / saves,
         **reading(path),
-        "unclosed_open_and_summarise_s": unclosed,
+        "unclosed_superseded_rows": superseded - saves,
+        "unclosed_open_and_summarise_s": reading(killed)["open_and_summarise_s"],
     }
-
-
-def as_if_killed(path: Path) -> float:
-    """Seconds to open and sum up the run as it lay just before it was closed."""
-    killed = path.with_name(path.name + "-killed")
-    shutil.copytree(path, killed)
-    info = json.loads((killed / "run.json").read_text())
-    (killed / "run.json").write_text(json.dumps({**info, "closed": False}))
-    return reading(killed)["open_and_summarise_s"]
 
 
 def reading(path: Path) -> dict[str, float]:
@@ -156,7 +155,9 @@ def by_columns(writer: RunWriter, steps: int, progress: Any) -> tuple[float, flo
         with producing:
             columns = columns_of(step)
         writer.add_many("saves", columns)
-        finish(writer, step, int(columns["unpack_ns"][0]))
+        writer.add(Step(step=step, end_ns=int(columns["unpack_ns"][0])))
+        if ends_in_flush(step):
+            writer.flush()
         progress(step)
     return producing.wall, producing.cpu
 
@@ -168,18 +169,18 @@ def by_records(writer: RunWriter, steps: int, progress: Any) -> tuple[float, flo
             saves = list(records_of(step))
         for save in saves:
             writer.add(save)
+        if ends_in_flush(step):
+            writer.flush()
         for save in reversed(saves):
             save.unpacked_count = 1
             writer.update(save)
-        finish(writer, step, saves[0].unpack_ns)
+        writer.add(Step(step=step, end_ns=saves[0].unpack_ns))
         progress(step)
     return producing.wall, producing.cpu
 
 
-def finish(writer: RunWriter, step: int, end_ns: int | None) -> None:
-    writer.add(Step(step=step, end_ns=end_ns))
-    if step % FLUSH_STEPS == FLUSH_STEPS - 1:
-        writer.flush()
+def ends_in_flush(step: int) -> bool:
+    return step % FLUSH_STEPS == FLUSH_STEPS - 1
 
 
 class Producing:

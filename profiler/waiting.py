@@ -42,7 +42,7 @@ class WaitingRows:
         records = [self.records.popleft() for _ in range(len(self.records))]
         self.column_rows = 0
         columns = [self.columns.popleft() for _ in range(len(self.columns))]
-        once = list({id(record): record for record in records}.values())
+        once = list(dict(zip(map(id, records), records, strict=True)).values())
         return Drained(self.table, once, columns)
 
     def put_back(self, drained: Drained) -> None:
