@@ -2,11 +2,14 @@
 
 Traced and untraced blocks of steps of one model take turns in one process, ABBA. A block lasts as
 long as the time between two writes to disk (two seconds); writing is forced at its end and counted
-as part of its steps, although in use it runs beside them. Rows: model, level, step_s and
+as part of its steps, although in use it runs beside them; level summary writes every ten seconds
+only, so that its figure is charged five times as many writes. Rows: model, level, step_s and
 traced_step_s (medians), overhead (median over pairs of blocks, by processor time, with the 95 %
 interval of that median by bootstrap), wall_overhead (the same by the clock: only true on a quiet
-machine), saves per step, peak resident size of a plain and a traced process, and whether the
-losses and all gradients are equal bit by bit. Prints a table, or JSON with `--json`.
+machine), saves per step, peak resident size of a plain and a traced process, the exact peak of
+tensors (bytes of live storages that operations made, counted by a dispatch mode that knows nothing
+of the tracer), and whether the losses and all gradients are equal bit by bit. Prints a table, or
+JSON with `--json`. `--quick` measures 4 pairs and no peaks.
 
     python benchmarks/tracer_overhead.py [--pairs 16] [--seconds 2] [--model PATH] [--json]
 
@@ -28,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from live_tensors import LiveTensors
 
 from profiler import Tracer, open_run
 from profiler.machine import collect_hardware, collect_versions, utc_now
@@ -35,14 +39,24 @@ from profiler.memory import PeakRss
 
 LEVELS = ("summary", "full")
 MIB = 1 << 20
+PEAKS = (
+    "peak_rss_bytes",
+    "traced_peak_rss_bytes",
+    "peak_tensor_bytes",
+    "traced_peak_tensor_bytes",
+)
 Step = Callable[[], torch.Tensor]
 
 
 def main() -> None:
     options = parse_options()
-    models = ["llama-512"] + ([options.model] if options.model else [])
+    models = [] if options.only else ["llama-512"]
+    models += [options.model] if options.model else []
     rows = [
-        {**in_process(measure, model, level, options), **peaks(model, level)}
+        {
+            **in_process(measure, model, level, options),
+            **({} if options.quick else peaks(model, level)),
+        }
         for model in models
         for level in LEVELS
     ]
@@ -67,9 +81,16 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=16, help="pairs of blocks")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a block")
     parser.add_argument("--model", help="folder of a checkpoint, measured beside the made one")
+    parser.add_argument("--quick", action="store_true", help="4 pairs, no peaks: to develop by")
+    parser.add_argument("--only", action="store_true", help="leave out the made model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", help="also write JSON here")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick:
+        options.pairs = min(options.pairs, 4)
+    if options.only and not options.model:
+        parser.error("--only leaves nothing to measure: give --model PATH")
+    return options
 
 
 def in_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -159,21 +180,31 @@ def equal(network: torch.nn.Module, step: Step, level: Any) -> bool:
 
 
 def peaks(model: str, level: Any) -> dict[str, Any]:
+    plain, traced = (in_process(peak, model, which) for which in (None, level))
     return {
-        "peak_rss_bytes": in_process(peak, model, None)["bytes"],
-        "traced_peak_rss_bytes": in_process(peak, model, level)["bytes"],
+        "peak_rss_bytes": plain["rss"],
+        "traced_peak_rss_bytes": traced["rss"],
+        "peak_tensor_bytes": plain["tensors"],
+        "traced_peak_tensor_bytes": traced["tensors"],
     }
 
 
-def peak(model: str, level: Any) -> dict[str, Any]:
-    """Growth of the resident size over ten steps after two, in a process of its own."""
+def peak(model: str, level: Any) -> dict[str, int]:
+    """Growth of the resident size over ten steps after two, and of tensors in one step more."""
     torch.set_num_threads(1)
     network, step = prepare(model)
+    if level is None:
+        return {"rss": grown(step), "tensors": tensor_peak(step)}
     with tempfile.TemporaryDirectory() as folder:
-        if level is None:
-            return {"bytes": grown(step)}
         with Tracer(f"{folder}/run", model=network, level=level):
-            return {"bytes": grown(step)}
+            return {"rss": grown(step), "tensors": tensor_peak(step)}
+
+
+def tensor_peak(step: Step) -> int:
+    live = LiveTensors()
+    with live:
+        step()
+    return live.peak
 
 
 def grown(step: Step) -> int:
@@ -221,16 +252,17 @@ def prepare(model: str) -> tuple[torch.nn.Module, Step]:
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"{'model':12}{'level':9}{'step ms':>9}{'traced':>9}{'overhead (95 %)':>26}{'by clock':>10}"
-        f"{'saves':>7}{'peak MiB':>10}{'traced':>8}  equal"
+        f"{'saves':>7}{'RSS MiB':>10}{'traced':>8}{'tensors':>9}{'traced':>8}  equal"
     ]
     for row in rows:
         low, high = row["overhead_interval"]
+        sizes = [row.get(name, math.nan) / MIB for name in PEAKS]
         span = f"{row['overhead']:.1%} ({low:.1%} to {high:.1%})"
         lines.append(
             f"{row['model']:12}{row['level']:9}{1e3 * row['step_s']:9.1f}"
             f"{1e3 * row['traced_step_s']:9.1f}{span:>26}{row['wall_overhead']:10.1%}"
-            f"{row['saves_per_step']:7.0f}{row['peak_rss_bytes'] / MIB:10.1f}"
-            f"{row['traced_peak_rss_bytes'] / MIB:8.1f}  {row['equal']}"
+            f"{row['saves_per_step']:7.0f}{sizes[0]:10.1f}{sizes[1]:8.1f}{sizes[2]:9.1f}"
+            f"{sizes[3]:8.1f}  {row['equal']}"
         )
     return "\n".join(lines)
 
