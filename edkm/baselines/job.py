@@ -38,7 +38,8 @@ TRAINED = (
     "edkm-allocated",
 )  # see steps x batch x sequence tokens
 STARTS = ("given", "tuned")  # compressed: the model itself, or that model tuned dense first
-SEEDLESS = ("rtn",)  # no calibration, no order, no start: one seed is all there is
+# No calibration, no order, no drawn start (k-means of one dimension is exact): one seed is enough.
+SEEDLESS = ("rtn", "kmeans")
 
 
 @dataclass(frozen=True, kw_only=True)

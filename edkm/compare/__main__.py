@@ -111,9 +111,10 @@ def run(settings: Any, jobs: int) -> dict[str, Any]:
             if state.cpu_seconds is not None and not announced:
                 announced = True
                 cpu = state.cpu_seconds / 60
+                together = f", {cpu / jobs:.0f} with {jobs} at once" if jobs > 1 else ""
                 progress.console.print(
-                    f"{state.total - state.done} rows to run: about {cpu:.0f} minutes of "
-                    f"processor, {cpu / jobs:.0f} with {jobs} at once"
+                    f"{state.total - state.done} rows to run: about {max(cpu, 1):.0f} min of "
+                    f"processor{together}"
                 )
             if (row := state.last) is not None and row["status"] != "done":
                 name = f"{row['method']}, {row['bits']} bits, seed {row['seed']}"

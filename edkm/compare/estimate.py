@@ -16,7 +16,7 @@ from edkm.baselines.job import TRAINED, Job
 ROW_SECONDS = 4.0  # to begin, to write and to read back, whatever the method
 # Tokens through the model forward, for each token of calibration or tuning; backward is two more.
 PASSES = {
-    "dense": 3.0, "rtn": 0.0, "smoothquant": 3.0, "gptq": 15.0, "awq": 60.0, "llm-qat": 5.0,
+    "dense": 3.0, "rtn": 0.0, "smoothquant": 2.5, "gptq": 4.0, "awq": 23.0, "llm-qat": 5.0,
     "kmeans": 0.0, "dkm": 6.0, "edkm": 8.0, "edkm-allocated": 9.0,
 }  # fmt: skip
 WRITTEN = 4.0  # passes for each token that a teacher writes

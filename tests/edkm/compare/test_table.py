@@ -16,14 +16,17 @@ from typing import Any
 
 import pytest
 
+from edkm.compare import report
 from edkm.compare.estimate import PASSES, ROW_SECONDS, estimate
 from edkm.compare.picture import picture
 from edkm.compare.plan import Settings, plan
 from edkm.compare.pool import Pool
 from edkm.compare.record import KEYS, Record, failed, write_json
-from edkm.compare.report import groups, spread, table, title
+from edkm.compare.report import groups, insert, spread, table, title
 from edkm.compare.run import compare
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+RESULTS = REPOSITORY / "benchmarks" / "results"
 # Work that stands for any method: RTN works, GPTQ raises, AWQ dies.
 WORK = """
 import json, os, sys
@@ -207,11 +210,33 @@ def test_rows_are_ordered_by_bits_then_perplexity() -> None:
     assert order == [("rtn", 4), ("edkm", 3), ("rtn", 3), ("gptq", 3)]
 
 
-def test_tasks_become_columns() -> None:
+def test_tasks_have_a_table_of_their_own() -> None:
     scored = {**row("edkm", 3, 5.0), "tasks": {"piqa, acc": 0.5}}
     lines = table(result([scored, row("rtn", 3, 9.0)])).splitlines()
-    assert lines[0].endswith("| piqa, acc |")
-    assert lines[2].endswith("| 0.500 |") and lines[3].endswith("|  |")
+    assert len(lines) == 4 + 1 + 3 and "piqa" not in lines[0]
+    assert lines[5:] == ["| method | bits | piqa, acc |", "|---|---|---|", "| eDKM | 3 | 0.500 |"]
+
+
+def test_a_document_takes_the_table_between_its_marks(tmp_path: Path) -> None:
+    file, page = tmp_path / "compare_a.json", tmp_path / "page.md"
+    file.write_text(json.dumps(result([row("rtn", 3, 9.0)])))
+    page.write_text("above\n\n<!-- compare_a.json -->\nold\n<!-- end -->\nbelow\n")
+    report.main([str(file), "--into", str(page)])
+    found = page.read_text()
+    assert found.startswith("above\n\n<!-- compare_a.json -->\n| method |") and "old" not in found
+    assert found.endswith("| 3 |\n<!-- end -->\nbelow\n")
+    report.main([str(file), "--into", str(page), "--picture", str(tmp_path / "rows.png")])
+    assert page.read_text() == found
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="there are 0 places"):
+        report.main([str(file), "--into", str(page)])
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("compare_*.json")), ids=lambda file: file.stem)
+def test_the_documents_table_is_the_recorded_one(file: Path) -> None:
+    page = (REPOSITORY / "docs" / "comparing.md").read_text(encoding="utf-8")
+    assert insert(page, file.name, table(json.loads(file.read_text(encoding="utf-8")))) == page
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
