@@ -51,6 +51,8 @@ def page() -> None:
         f"{counted(seen.nodes, 'node')} in {counted(len(seen.boxes), 'box', 'boxes')}; not drawn: "
         f"{counted(seen.leaves, 'leaf', 'leaves')}, where gradients of parameters arrive."
     )
+    if len(seen.boxes) > 1 and not seen.links:
+        st.caption("No arrow: the edges of this step were not recorded, or their file is damaged.")
     box = _chosen(seen, event)
     _saved(view, rank, box)
     _around(view, rank, box)

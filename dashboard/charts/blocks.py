@@ -38,7 +38,12 @@ def kind(box: Box) -> str:
 
 
 def positions(seen: Blocks) -> dict[int, tuple[float, int]]:
-    """x from 0 to 1 and level of every box: below all its sources, near them."""
+    """x from 0 to 1 and level of every box: below all its sources, near them.
+
+    Where the run has no edge (they were lost), one below the other, in the order of forward.
+    """
+    if not seen.links:
+        return {box.index: (_slot(0, 1), depth) for depth, box in enumerate(seen.boxes)}
     graph: nx.DiGraph[int] = nx.DiGraph()
     graph.add_nodes_from(box.index for box in seen.boxes)
     graph.add_edges_from((source, target) for source, target, _ in seen.links)

@@ -23,7 +23,10 @@ AXES = {
     "bits": "bits of an index",
     "size_bytes": "MiB on disk",
 }
-_SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "stroke")
+_SHAPES = (
+    "circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right",
+    "triangle-left",
+)  # fmt: skip
 
 
 def axes(rows: Sequence[Quality]) -> list[str]:
@@ -65,7 +68,9 @@ def quality_chart(rows: Sequence[Quality], across: str, ground: Ground) -> Layer
     colour = alt.Color(
         "method:N",
         scale=alt.Scale(domain=methods, range=[method_colour(name) for name in methods]),
-        legend=alt.Legend(title=None, orient="top", labelFontSize=13, symbolSize=140),
+        legend=alt.Legend(
+            title=None, orient="top", labelFontSize=13, symbolSize=140, symbolStrokeWidth=0.8
+        ),
     )
     values = [r["perplexity"] for r in records] + dense or [1.0]
     y = alt.Y(

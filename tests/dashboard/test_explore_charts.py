@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,8 @@ def test_boxes_stand_below_what_they_use(ground: Any) -> None:
     seen = seen_blocks()
     place = positions(seen)
     assert all(place[source][1] < place[target][1] for source, target, _ in seen.links)
+    lost = positions(dataclasses.replace(seen, links=[]))
+    assert [lost[box.index][1] for box in seen.boxes] == [0, 1, 2, 3]  # never side by side
     assert len(set(place.values())) == 4
     (series,) = blocks_option(seen, ground)["series"]
     boxes = series["data"][: len(seen.boxes)]
