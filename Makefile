@@ -4,15 +4,17 @@
 #   PYTHON     the interpreter that makes the environment (3.11 or newer)
 #   PIP_FLAGS  extra flags for pip; your own pip configuration is honoured as it is
 #   ARGS       extra arguments for `make trace`, `make dashboard` and `make test` (pytest)
+#   JOBS       processes that run tests, whole files each (JOBS=2); 0 runs them in pytest's own
 
 PYTHON ?= python3
 PIP_FLAGS ?=
 ARGS ?=
+JOBS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt
 CODE := edkm profiler dashboard tests benchmarks
-# One thread: with two, a busy neighbour turns a short test into a long one.
+# One thread a process: with two, a busy neighbour turns a short test into a long one.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ trace: $(VENV)/.base ## record the memory ablation of one layer (ARGS="--out run
 
 test: $(VENV)/.test ## lint, types and the whole test suite
 	$(MAKE) --no-print-directory lint
-	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 dashboard: $(VENV)/.base ## open the dashboard on the folder runs/
 	$(BIN)/streamlit run dashboard/app.py -- --runs runs/ $(ARGS)
@@ -35,6 +37,7 @@ lint: $(VENV)/.test ## ruff (rules and format) and mypy
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 format: $(VENV)/.test ## let ruff repair what it can
 	$(BIN)/ruff check --fix $(CODE)
