@@ -116,15 +116,17 @@ def tracing() -> Iterator[Figure]:
 def training() -> Iterator[Figure]:
     for path in sorted(RESULTS.glob("train_stories*.json")):
         result = json.loads(path.read_text())
-        by_bits: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        by_bits: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
         for row in result["rows"]:
             by_bits.setdefault((row["model"], row["bits"]), []).append(row)
         allocated = ", allocated" if result["arguments"].get("allocate") else ""
-        for (model, bits), rows in sorted(by_bits.items()):
+        for (model, bits), rows in by_bits.items():
             ratios = [row["ratio"] for row in rows]
-            goal = RATIO_GOALS[model] if bits == 3 else None
+            budget = bits or rows[0]["budget_bits"]
+            goal = RATIO_GOALS[model] if budget == 3 else None
+            width = f"at {bits} bits" if bits else f"in the bytes of {budget} bits"
             yield Figure(
-                f"{model} at {bits} bits{allocated}: held-out perplexity; dense, tuned",
+                f"{model} {width}{allocated}: held-out perplexity; dense, tuned",
                 f"{span([r['perplexity_after_hard'] for r in rows])}; "
                 f"{span([r['perplexity_dense_tuned'] for r in rows])}: {span(ratios)} times",
                 f"{goal:.2f} times" if goal else "", max(ratios) <= goal if goal else None,
