@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import edkm.train.__main__ as command
 from edkm.export import read_palettes
 from edkm.train.config import TrainConfig
 from edkm.train.sharded import learning_rate, step_rows
@@ -107,6 +108,21 @@ def test_callbacks_trace_and_tensorboard_hear_a_sharded_run(
     assert sorted((s.step, s.rank) for s in run.steps) == [(s, r) for s in range(4) for r in (0, 1)]
     events = list((tmp_path / "out").rglob("events.out.tfevents.*"))
     assert len(events) == ("--tensorboard" in more)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_only_a_sharded_command_skips_the_interpreters_shutdown(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(command.os, "_exit", left.append)
+    monkeypatch.setattr(command, "app", lambda: sys.exit(code))
+    command._process()
+    assert left == [code]
+    monkeypatch.delitem(sys.modules, "edkm.train.sharded")
+    with pytest.raises(SystemExit) as done:
+        command._process()
+    assert done.value.code == code and left == [code]
 
 
 def test_what_two_wrote_one_goes_on_with(
