@@ -18,7 +18,7 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("edkm.compare", run_name="__main__", alter_sys=True)
 """
-METHODS = "dense,rtn,smoothquant,gptq,awq,llm-qat,kmeans,dkm,edkm,tuned+gptq,gptq@4"
+METHODS = "dense,rtn,smoothquant,gptq,awq,llm-qat,kmeans,dkm,edkm,edkm-allocated,tuned+gptq,gptq@4"
 
 
 def command(model: Path, text: Path, out: Path, *more: str) -> list[str]:
@@ -80,7 +80,7 @@ def test_every_method_fills_its_row(realdata: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     done = run(arguments)
     assert done.returncode == 0, done.stderr
-    assert "11 rows to run: about" in done.stderr and "Failed to load" not in done.stderr
+    assert "12 rows to run: about" in done.stderr and "Failed to load" not in done.stderr
     result = json.loads(done.stdout)
     rows = {row["method"]: row for row in result["rows"]}
     assert set(rows) == set(METHODS.split(","))
