@@ -76,7 +76,10 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _name(row: Row) -> tuple[str, str]:
-    return title(row["method"]), "" if row["bits"] is None else str(row["bits"])
+    if row["bits"] is None:
+        return title(row["method"]), ""
+    allocated = parse(row["method"])[1] == "edkm-allocated"
+    return title(row["method"]), f"bytes of {row['bits']}" if allocated else str(row["bits"])
 
 
 def _mean(scores: Iterable[float | None]) -> str:

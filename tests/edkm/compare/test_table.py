@@ -201,6 +201,8 @@ def test_the_table_gathers_seeds_and_names_failures() -> None:
     assert lines[3] == "| eDKM | 3 | 8 |  | 3,000 | 3.00 | 5.500 ± 0.500 | 1.375 | 2 | 2 | 3 |"
     assert lines[4].startswith("| RTN | 3 |")
     assert lines[-1] == "- AWQ, 3 bits, seed 0: no luck"
+    allocated = table(result([row("edkm-allocated", 3, 5.0)])).splitlines()
+    assert allocated[2].startswith("| eDKM (allocated) | bytes of 3 |")
     assert spread([]) == "infinite"
 
 
