@@ -48,3 +48,27 @@ def test_the_graph_of_a_run_is_acyclic_and_carries_its_saves(tmp_path) -> None:
     assert sum(len(data["saves"]) for _, data in graph.nodes(data=True)) == saves == 4
     (relu,) = [d for _, d in graph.nodes(data=True) if d["name"] == "ReluBackward0"]
     assert relu["module"] == "1" and relu["saved_bytes"] == 2 * 8 * 4
+
+
+class Labelled(torch.autograd.Function):
+    """Uses the names of autograd's own attributes for what it remembers, as Python lets it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.name, ctx.variable, ctx.metadata_ = "layer", 3, {}
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+def test_a_custom_function_may_call_anything_of_its_own_name(tmp_path) -> None:
+    x = torch.randn(4, requires_grad=True)
+    with Tracer(tmp_path / "run") as tracer, tracer.step():
+        Labelled.apply(x.sin()).sum().backward()
+    assert torch.equal(x.grad, 2 * x.sin() * x.cos())
+    names = set(nx.get_node_attributes(autograd_graph(open_run(tmp_path / "run")), "name").values())
+    assert "LabelledBackward" in names
