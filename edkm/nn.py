@@ -126,10 +126,7 @@ class _Tables(torch.autograd.Function):
         ctx.save_for_backward(x, weight, table, counts, states, masses, ran)
         centroids = states[-1, 0].clone()
         ctx.mark_non_differentiable(centroids)
-        # whole: backward makes as much for dL/dW while it holds as many activations, or more
-        clustered = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        layer_ops.look_up_(weight, table, clustered)
-        return F.linear(x, clustered, bias), centroids
+        return _multiply(x, weight, bias, table), centroids
 
     @staticmethod
     @once_differentiable
@@ -149,6 +146,24 @@ class _Tables(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             to_bias = upstream.sum(0)
         return to_x, to_weight, to_bias, None, None
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor) -> Tensor:
+    """``x @ W~.T + bias``. W~ is whole for a moment, as backward makes as much for dL/dW."""
+    y = None
+    if x.dtype == weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+        # What stays is allocated before what goes, so that no hole is left between activations.
+        y = x.new_empty(*x.shape[:-1], weight.shape[0])
+    clustered = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    layer_ops.look_up_(weight, table, clustered)
+    if y is None:
+        return F.linear(x, clustered, bias)
+    rows, into = x.reshape(-1, x.shape[-1]), y.view(-1, weight.shape[0])
+    if bias is None:
+        torch.mm(rows, clustered.T, out=into)
+    else:
+        torch.addmm(bias, rows, clustered.T, out=into)
+    return y
 
 
 class _Tiles(torch.autograd.Function):

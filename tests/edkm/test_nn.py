@@ -70,6 +70,24 @@ def test_keeps_no_second_weight(dtype: torch.dtype) -> None:
     assert all(s.shape != layer.weight.shape for s in others)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 160), (0, 160), (160,)])
+def test_what_it_gives_may_be_written_to_and_follows_autocast(
+    bias: bool, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(160, 144, bias=bias, dtype=torch.bfloat16)
+    layer = ClusteredLinear.from_linear(linear, DKMConfig(form="fused"))
+    weight = copy.deepcopy(layer.dkm)(linear.weight).detach()
+    x = torch.randn(shape)
+    plain = F.linear(x.bfloat16(), weight, linear.bias)
+    assert torch.equal(layer(x.bfloat16()).relu_(), plain.relu())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), plain)
+    with pytest.raises(RuntimeError, match="dtype"):
+        layer(x)
+
+
 def test_eval_multiplies_by_the_nearest_centroids() -> None:
     layer = layer_of(torch.bfloat16, bits=2)
     x = torch.randn(3, 160).bfloat16()
