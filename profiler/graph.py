@@ -67,7 +67,8 @@ def walk(
             leaf = getattr(node, "variable", None)
         numbers[node] = number
         nodes.seq.append(number)
-        nodes.name.append(_plain(node_name(node)))
+        name = node.name  # a custom function may have set `ctx.name` to anything
+        nodes.name.append(_plain(name()) if callable(name) else type(node).__name__)
         nodes.module.append("" if leaf is None else name_of(leaf))
         shape, dtype = _output(node) if leaf is None else (leaf.shape, leaf.dtype)
         nodes.shape.append(_numbers(shape))
@@ -136,13 +137,6 @@ def dtype_name(dtype: torch.dtype | str) -> str:
 
 
 @functools.cache
-def node_name(node: Any) -> str:
-    """The name autograd gives a node, also where a custom Function set `ctx.name` to its own."""
-    if isinstance(node, torch._C._FunctionBase):
-        return str(torch._C._FunctionBase.name(node))  # type: ignore[attr-defined]
-    return str(node.name())
-
-
 def _plain(name: str) -> str:
     return name.rpartition("::")[2]
 

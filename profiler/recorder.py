@@ -20,7 +20,7 @@ from torch import Tensor
 from profiler import events
 from profiler.attribution import ModuleCall, ModuleTracker
 from profiler.content import content_hash, distinct_values
-from profiler.graph import dtype_name, node_name
+from profiler.graph import dtype_name
 from profiler.hooks import KeptTensor, Pack, Unpack
 from profiler.packed import Copies, HostCopy, describe
 from profiler.recompute import name_recomputed
@@ -193,7 +193,7 @@ class Recorder:
             phase="recompute" if self.phase == "backward" else self.phase,
             time_ns=start,
             node_seq=sequence,
-            op=node_name(node) if producer == sequence and node is not None else "",
+            op=type(node).__name__ if producer == sequence and node is not None else "",
             module=running[-1].name if running else "",
             stack_id=None if self._stacks is None else self._stacks.here(3, running),
             shape=list(tensor.shape),
