@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edkm.compare.report import groups, numbers, spread, title
+from edkm.compare.report import groups, label, numbers, spread
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -120,13 +120,14 @@ def training() -> Iterator[Figure]:
         for row in result["rows"]:
             by_bits.setdefault((row["model"], row["bits"]), []).append(row)
         allocated = ", allocated" if result["arguments"].get("allocate") else ""
+        steps = result["arguments"]["steps"]
         for (model, bits), rows in by_bits.items():
             ratios = [row["ratio"] for row in rows]
             budget = bits or rows[0]["budget_bits"]
             goal = RATIO_GOALS[model] if budget == 3 else None
             width = f"at {bits} bits" if bits else f"in the bytes of {budget} bits"
             yield Figure(
-                f"{model} {width}{allocated}: held-out perplexity; dense, tuned",
+                f"{model} {width}{allocated}, {steps} steps: held-out perplexity; dense, tuned",
                 f"{span([r['perplexity_after_hard'] for r in rows])}; "
                 f"{span([r['perplexity_dense_tuned'] for r in rows])}: {span(ratios)} times",
                 f"{goal:.2f} times" if goal else "", max(ratios) <= goal if goal else None,
@@ -147,7 +148,7 @@ def peers() -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for found in (*four[:1], *three):
         first, perplexity = found[0], spread(numbers(found, "ppl"))
-        cells = (title(first["method"]), first["bits"], f"{first['size_bytes'] / 1e6:.2f}")
+        cells = (*label(first), f"{first['size_bytes'] / 1e6:.2f}")
         yield "| " + " | ".join(map(str, (*cells, perplexity, len(found)))) + " |"
 
 

@@ -140,7 +140,7 @@ class MemorySampler:
         self.interval = interval
         self.problem: str | None = None
         self._add, self._describe = add, describe
-        self._statm: int | None = None  # kept open: opening it costs 15 to 80 us, reading it 1
+        self._statm: int | None = None  # kept open: opening costs more than reading
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 

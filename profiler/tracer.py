@@ -33,7 +33,7 @@ from profiler.summary import SummaryRecorder
 Level = Literal["summary", "full", "values"]
 LEVELS: tuple[Level, ...] = ("summary", "full", "values")
 _INTERVALS = {"summary": 0.1}  # ten samples a second cost a loaded core 0.1 %
-_FLUSH_SECONDS = {"summary": 10.0}  # its rows are few, and a flush costs 6 to 17 ms
+_FLUSH_SECONDS = {"summary": 10.0}  # its rows are few, and each flush costs
 
 
 class Tracer:

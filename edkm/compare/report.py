@@ -57,7 +57,7 @@ def table(result: dict[str, Any]) -> str:
         lines += ["", *_head(("method", "bits", *names))]
         for members in groups(scored):
             scores = (_mean(row["tasks"].get(name) for row in members) for name in names)
-            lines.append(_line((*_name(members[0]), *scores)))
+            lines.append(_line((*label(members[0]), *scores)))
     wrong = [row for row in result["rows"] if row["status"] != "done"]
     if wrong:
         lines += ["", "Failed:", ""]
@@ -75,7 +75,8 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _name(row: Row) -> tuple[str, str]:
+def label(row: Row) -> tuple[str, str]:
+    """(method, its bits) of a row as a table says them: allocated bits by the bytes they take."""
     if row["bits"] is None:
         return title(row["method"]), ""
     allocated = parse(row["method"])[1] == "edkm-allocated"
@@ -95,7 +96,7 @@ def _cells(rows: list[Row]) -> list[str]:
     first = rows[0]
     seconds, peak = numbers(rows, "cpu_seconds"), numbers(rows, "peak_bytes")
     return [
-        *_name(first),
+        *label(first),
         "" if first["embedding_bits"] is None else str(first["embedding_bits"]),
         "" if first["group_size"] is None else str(first["group_size"]),
         f"{statistics.mean(numbers(rows, 'size_bytes')):,.0f}",

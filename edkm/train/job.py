@@ -29,20 +29,6 @@ from edkm.train.start import (
     start,
 )
 
-__all__ = [
-    "Measure",
-    "Prepared",
-    "Say",
-    "make_plan",
-    "make_teacher",
-    "prepare",
-    "quiet_bars",
-    "run",
-    "start",
-    "write",
-    "write_metrics",
-]
-
 Say = Callable[[str], None]
 
 

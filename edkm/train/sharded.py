@@ -35,7 +35,10 @@ from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
 from edkm.train.listeners import Listeners
 from edkm.train.loss import label_count, step_loss
+from edkm.train.measure import Measure
+from edkm.train.prepare import prepare, quiet_bars
 from edkm.train.sharded_state import bytes_held, load_state, save_state
+from edkm.train.start import make_plan, make_teacher, start
 from edkm.train.traffic import Traffic
 
 
@@ -74,10 +77,10 @@ class _Sharded:
                 f"batch_size is {config.batch_size}, which {self.world} processes cannot share "
                 "evenly; give a multiple of the number of processes"
             )
-        job.quiet_bars()
-        self.ready = job.prepare(config)
-        self.measure = job.Measure(self.ready, config)
-        self.teacher = job.make_teacher(config, self.ready.model)
+        quiet_bars()
+        self.ready = prepare(config)
+        self.measure = Measure(self.ready, config)
+        self.teacher = make_teacher(config, self.ready.model)
         self.hears = Listeners(config, self.ready, callbacks)
         self.received = 0  # bytes, in the first step
         self.saving: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
@@ -87,10 +90,10 @@ class _Sharded:
         checkpoint = self._checkpoint(resume)
         if checkpoint is None and self.rank == 0:
             self.measure.add("dense", "dense", None)
-        plan = job.make_plan(config, ready)
+        plan = make_plan(config, ready)
         if plan is not None:
             first_time = checkpoint is None and self.rank == 0
-            job.start(config, ready, plan, self.measure if first_time else None)
+            start(config, ready, plan, self.measure if first_time else None)
         shard(ready.model, self.world)
         if config.offload:
             self.saving = offload(ready.model)
@@ -193,8 +196,8 @@ class _Sharded:
         dist.all_gather(heads, torch.tensor(held))
         metrics: dict[str, Any] = {}
         if self.rank == 0:
-            ready = job.prepare(self.config)
-            fresh = job.make_plan(self.config, ready)
+            ready = prepare(self.config)
+            fresh = make_plan(self.config, ready)
             ready.model.load_state_dict(state)
             self.measure.model = ready.model
             if fresh is not None:
