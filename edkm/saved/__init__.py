@@ -9,6 +9,7 @@ from edkm.saved.ledger import Copy, Ledger, Rebuilt
 from edkm.saved.offload import Offload, offload
 from edkm.saved.policy import SavedTensorPolicy, switch_name
 from edkm.saved.shard import GroupLearners, Learners, SimulatedLearners
+from edkm.saved.sharded import ShardedSaves
 
 __all__ = [
     "Copy",
@@ -19,6 +20,7 @@ __all__ = [
     "Rebuilt",
     "SavedHandle",
     "SavedTensorPolicy",
+    "ShardedSaves",
     "SimulatedLearners",
     "offload",
     "switch_name",

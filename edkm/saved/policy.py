@@ -127,11 +127,11 @@ class SavedTensorPolicy(contextlib.AbstractContextManager["SavedTensorPolicy"]):
         """
         with self._packing:
             serial = next(self._serials)
+            if self._uniquifier is not None and is_plain(tensor):  # weights that stay, too
+                self._uniquifier.observe(tensor, Layout.of(tensor))
             if not self._takes(tensor):
-                return KeptHandle(serial, tensor, module=self._module())
+                return self._kept(serial, tensor)
             layout = Layout.of(tensor)
-            if self._uniquifier is not None:
-                self._uniquifier.observe(tensor, layout)
             return self._marshaled(serial, tensor, layout) or self._copied(serial, tensor, layout)
 
     def unpack(self, handle: SavedHandle) -> Tensor:
@@ -141,6 +141,10 @@ class SavedTensorPolicy(contextlib.AbstractContextManager["SavedTensorPolicy"]):
             RuntimeError: the tensor was written to after it was saved.
         """
         return handle.unpack()
+
+    def _kept(self, serial: int, tensor: Tensor) -> SavedHandle:
+        """Leave the tensor where it is."""
+        return KeptHandle(serial, tensor, module=self._module())
 
     def _takes(self, tensor: Tensor) -> bool:
         """Whether the tensor may leave the device."""

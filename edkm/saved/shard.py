@@ -154,10 +154,10 @@ class GroupLearners(Learners):
             self._check_same_order(shards, device)
         padded = torch.zeros(longest, dtype=torch.uint8, device=own.device)
         own.copy_into(padded[: own.nbytes], report)
-        parts = torch.empty(self.count * longest, dtype=torch.uint8, device=device)
-        dist.all_gather_into_tensor(parts, padded.to(device), group=self.group)
+        parts = torch.empty(self.count, longest, dtype=torch.uint8, device=device)
+        dist.all_gather(list(parts), padded.to(device), group=self.group)
         memory.ledger.gathered(sum(shards.lengths) - own.nbytes)
-        rows = [parts[r * longest :][:n] for r, n in enumerate(shards.lengths)]
+        rows = [part[:n] for part, n in zip(parts, shards.lengths, strict=True)]
         return torch.cat(rows).to(own.device)
 
     def _check_same_order(self, shards: Shards, device: torch.device) -> None:
@@ -176,16 +176,21 @@ class GroupLearners(Learners):
         """Where the group's backend can exchange tensors of `device`."""
         return device if dist.get_backend(self.group) == "nccl" else torch.device("cpu")
 
-    def _check_equal(self, flat: Tensor) -> None:
+    def differing(self, flat: Tensor) -> list[int]:
+        """The ranks whose 1-D uint8 `flat` is not rank 0's, by a checksum. Collective."""
         mine = _checksum(flat).to(self._meeting_place(flat.device))
         all_sums = [torch.empty_like(mine) for _ in range(self.count)]
         dist.all_gather(all_sums, mine, group=self.group)
-        differing = [r for r, other in enumerate(all_sums) if not torch.equal(other, all_sums[0])]
+        return [r for r, other in enumerate(all_sums) if not torch.equal(other, all_sums[0])]
+
+    def _check_equal(self, flat: Tensor) -> None:
+        differing = self.differing(flat)
         if differing:
             raise RuntimeError(
                 f"sharding: a saved tensor of {flat.numel()} bytes differs between rank 0 and "
                 f"rank(s) {differing}; only tensors equal on every rank can be sharded. Enter the "
-                "policy around the clustering of replicated weights, not around the whole model"
+                "policy around the clustering of replicated weights, not around the whole model; "
+                "or use ShardedSaves, which leaves alone what differs"
             )
 
 

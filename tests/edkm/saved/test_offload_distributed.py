@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from edkm.saved import offload
+from tests.processes import in_processes
 
 
 def build() -> nn.Module:
@@ -39,10 +38,8 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def worker(rank: int, kind: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.manual_seed(rank)
+def train(kind: str) -> dict[str, Any]:
+    torch.manual_seed(dist.get_rank())
     data = [torch.randn(16, 64) for _ in range(3)]
     weights = []
     held = after = 0
@@ -63,16 +60,16 @@ def worker(rank: int, kind: str, folder: str) -> None:
         after = context.ledger.host_bytes
         weights.append([local(p.detach()).clone() for p in model.parameters()])
     equal = all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    found = {"equal": equal, "held": held, "after": after}
-    Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    return {"equal": equal, "held": held, "after": after}
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_processes_train_as_without_offloading(kind: str, tmp_path: Path) -> None:
-    mp.spawn(worker, args=(kind, str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        found = json.loads((tmp_path / f"rank{rank}.json").read_text())
-        assert found["equal"] and found["after"] == 0
-        # Inputs and outputs of the layers, none of the weights, gathered or not.
-        assert 0 < found["held"] <= 16 * 4 * (3 * (64 + 96 + 96) + 64)
+def both() -> dict[str, Any]:
+    return {kind: train(kind) for kind in ("ddp", "fsdp2")}
+
+
+def test_two_processes_train_as_without_offloading(tmp_path: Path) -> None:
+    for rank in in_processes(both, 2, tmp_path):
+        for found in rank.values():
+            assert found["equal"] and found["after"] == 0
+            # Inputs and outputs of the layers, none of the weights, gathered or not.
+            assert 0 < found["held"] <= 16 * 4 * (3 * (64 + 96 + 96) + 64)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +14,7 @@ from edkm.dkm.dense import dense_dkm
 from edkm.saved import GroupLearners, Ledger, SavedTensorPolicy, SimulatedLearners
 from edkm.saved.host import HostMemory
 from edkm.saved.shard import _checksum, shard_lengths
+from tests.processes import in_processes
 
 
 @given(rows=st.integers(0, 100), learners=st.integers(1, 12), row_bytes=st.integers(1, 9))
@@ -86,51 +85,37 @@ def cluster(policy: SavedTensorPolicy | None, rank: int = 0) -> dict[str, object
     return {"held": held, "after": after, "grad": weight.grad.float().tolist()}
 
 
-def same_work(rank: int, found: dict[str, object]) -> None:
+def same_work() -> dict[str, object]:
+    found = {}
     for uniquify in (False, True):
         policy = SavedTensorPolicy(shard=GroupLearners(), uniquify=uniquify, min_bytes=0)
         found[f"uniquify={uniquify}"] = cluster(policy)
+    return found
 
 
-def different_tensors(rank: int, found: dict[str, object]) -> None:
-    torch.manual_seed(rank)
+def different_tensors() -> dict[str, object]:
+    torch.manual_seed(dist.get_rank())
     policy = SavedTensorPolicy(shard=GroupLearners())
-    try:
-        with policy:
-            torch.randn(32, 32, requires_grad=True).square()
-    except RuntimeError as error:
-        found["error"] = str(error)
+    with pytest.raises(RuntimeError) as raised, policy:
+        torch.randn(32, 32, requires_grad=True).square()
+    return {"error": str(raised.value)}
 
 
-def different_orders(rank: int, found: dict[str, object]) -> None:
+def different_orders() -> dict[str, object]:
     policy = SavedTensorPolicy(shard=GroupLearners())
     first, second = (policy.pack(torch.full((32, 32), float(n))) for n in range(2))
-    try:
-        policy.unpack(first if rank == 0 else second)
-    except RuntimeError as error:
-        found["error"] = str(error)
+    with pytest.raises(RuntimeError) as raised:
+        policy.unpack(first if dist.get_rank() == 0 else second)
+    return {"error": str(raised.value)}
 
 
-WORK = {work.__name__: work for work in (same_work, different_tensors, different_orders)}
-
-
-def learner(rank: int, name: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    found: dict[str, object] = {}
-    WORK[name](rank, found)
-    Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
-
-
-def two_processes(name: str, folder: Path) -> list[dict[str, object]]:
-    mp.spawn(learner, args=(name, str(folder)), nprocs=2)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+def refusals() -> dict[str, object]:
+    return {"tensors": different_tensors(), "orders": different_orders()}
 
 
 def test_two_processes_equal_one_and_each_holds_half(tmp_path: Path) -> None:
     alone = cluster(None)["grad"]
-    found = two_processes("same_work", tmp_path)
+    found = in_processes(same_work, 2, tmp_path)
     for uniquify in (False, True):
         simulated = SavedTensorPolicy(shard=2, uniquify=uniquify, min_bytes=0)
         expected = cluster(simulated)
@@ -140,18 +125,14 @@ def test_two_processes_equal_one_and_each_holds_half(tmp_path: Path) -> None:
             assert rank["grad"] == alone and rank["after"] == 0
         assert isinstance(ranks[0], dict) and ranks[0]["held"] == expected["held"]
     whole = SavedTensorPolicy(min_bytes=0)
-    held = [f["uniquify=False"]["held"] for f in found]  # type: ignore[index]
+    held = [f["uniquify=False"]["held"] for f in found]
     assert sum(held) == cluster(whole)["held"]
     assert max(held) - min(held) <= 0.01 * max(held)  # half each, but for odd rows
 
 
-def test_tensors_that_differ_are_refused_on_every_rank(tmp_path: Path) -> None:
-    for found in two_processes("different_tensors", tmp_path):
+def test_what_would_mix_rows_is_refused_on_every_rank(tmp_path: Path) -> None:
+    for found in in_processes(refusals, 2, tmp_path):
         assert "a saved tensor of 4096 bytes differs between rank 0 and rank(s) [1]" in str(
-            found["error"]
+            found["tensors"]
         )
-
-
-def test_different_orders_of_backward_are_refused_on_every_rank(tmp_path: Path) -> None:
-    for found in two_processes("different_orders", tmp_path):
-        assert "the ranks ask for different saved tensors" in str(found["error"])
+        assert "the ranks ask for different saved tensors" in str(found["orders"])
