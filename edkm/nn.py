@@ -21,11 +21,13 @@ from torch.autograd.function import once_differentiable
 
 from edkm.dkm import layer_ops, streaming
 from edkm.dkm.assign import assign_hard
+from edkm.dkm.checks import check_finite
 from edkm.dkm.choose import choose_form
 from edkm.dkm.config import DKMConfig
 from edkm.dkm.distance import compute_dtype
 from edkm.dkm.module import DKM
 from edkm.dkm.settings import Schedule
+from edkm.weighted import weighted_linear
 
 
 class ClusteredLinear(nn.Linear):
@@ -72,8 +74,13 @@ class ClusteredLinear(nn.Linear):
             return F.linear(input, self.dkm(self.weight), self.bias)
         start = self.dkm.begin_step(self.weight)
         schedule = Schedule(**config.settings(self.dkm.temperature))
-        run = _Tables if form == "fused" else _Tiles
-        result, centroids = run.apply(input, self.weight, self.bias, start, schedule)  # type: ignore[no-untyped-call]
+        given = input, self.weight, self.bias, start
+        if form == "streaming" and config.dim == 1 and not torch.compiler.is_compiling():
+            check_finite(self.weight.detach())
+            result, centroids = weighted_linear(*given, None, None, schedule)
+        else:
+            run = _Tables if form == "fused" else _Tiles
+            result, centroids = run.apply(*given, schedule)  # type: ignore[no-untyped-call]
         self.dkm.end_step(centroids)
         output: Tensor = result
         return output

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from edkm.dkm.distance import compute_dtype
 from edkm.dkm.settings import Rule, Schedule
-from edkm.dkm.updates import Path, Points, pull_output, pull_updates, run_updates, soft_output
+from edkm.dkm.updates import Path, Points, pull, run_updates, soft_output
 
 
 def weighted_linear(
@@ -49,7 +49,7 @@ def weighted_soft(
 ) -> Float[Tensor, "rows columns"]:
     """W~ alone, without a gradient."""
     points = _points(weight, importance, scale, _groups(centroids))
-    return _soft(weight, points, _path(points, centroids, schedule), schedule.rule)
+    return _soft(weight, points, _path(points, centroids, schedule), schedule.rule)[0]
 
 
 class _WeightedLinear(torch.autograd.Function):
@@ -66,7 +66,7 @@ class _WeightedLinear(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         points = _points(weight, importance, scale, _groups(centroids))
         path = _path(points, centroids, schedule)
-        clustered = _soft(weight, points, path, schedule.rule)
+        clustered, _ = _soft(weight, points, path, schedule.rule)
         ctx.rule = schedule.rule
         ctx.save_for_backward(x, weight, importance, scale, path.states, path.masses, path.ran)
         last = path.states[-1].view(centroids.shape).clone()
@@ -81,12 +81,16 @@ class _WeightedLinear(torch.autograd.Function):
         path = Path(states, masses, ran)
         to_x = to_weight = to_bias = None
         upstream = grad.reshape(-1, grad.shape[-1]).to(weight.dtype)
+        if ctx.needs_input_grad[1]:  # dL/dW~, then dL/dW in its place
+            to_weight = upstream.T.mm(x.reshape(-1, x.shape[-1]).to(weight.dtype))
+        to_updated = None
         if ctx.needs_input_grad[0]:
-            clustered = _soft(weight, points, path, ctx.rule)
+            clustered, to_updated = _soft(weight, points, path, ctx.rule, to_weight)
             to_x = upstream.mm(clustered).view(x.shape).to(x.dtype)
-        if ctx.needs_input_grad[1]:
-            to_clustered = upstream.T.mm(x.reshape(-1, x.shape[-1]).to(weight.dtype))
-            to_weight = _pull(to_clustered, weight, points, path, ctx.rule)
+            del clustered
+        if to_weight is not None:
+            above = to_weight.view(points.rows.shape)
+            pull(points, path, ctx.rule, above, above, to_updated)
         if ctx.needs_input_grad[2]:
             to_bias = upstream.sum(0)
         return to_x, to_weight, to_bias, None, None, None, None
@@ -99,15 +103,9 @@ def _groups(centroids: Tensor) -> int:
 def _points(weight: Tensor, importance: Tensor | None, scale: Tensor | None, groups: int) -> Points:
     work = compute_dtype(weight.dtype)
     rows = weight.detach().contiguous().view(groups, -1, 1)
-    counts = None
-    if importance is not None:
-        counts = importance.to(work).unsqueeze(0)
-    if scale is not None:
-        square = scale.to(work).square().unsqueeze(1)
-        counts = square if counts is None else square * counts
-    if counts is not None:
-        counts = counts.expand(weight.shape).reshape(groups, -1)
-    return Points(rows, work, counts, None if scale is None else scale.to(work).view(groups, -1))
+    columns = None if importance is None else importance.to(work)
+    by = None if scale is None else scale.to(work).view(groups, -1)
+    return Points(rows, work, None, by, None if by is None else by.square(), columns)
 
 
 def _path(points: Points, centroids: Tensor, schedule: Schedule) -> Path:
@@ -116,20 +114,10 @@ def _path(points: Points, centroids: Tensor, schedule: Schedule) -> Path:
     return run_updates(points, start, schedule.rule, schedule.steps, stop)
 
 
-def _soft(weight: Tensor, points: Points, path: Path, rule: Rule) -> Tensor:
+def _soft(
+    weight: Tensor, points: Points, path: Path, rule: Rule, grad: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """W~, and what ``soft_output`` returns for ``grad``."""
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    soft_output(points, path, rule, out.view(points.rows.shape))
-    return out
-
-
-def _pull(grad: Tensor, weight: Tensor, points: Points, path: Path, rule: Rule) -> Tensor:
-    """dL/dW: through the output, and through the means, where a point counts as often as it is."""
-    out = torch.empty(points.rows.shape, dtype=points.work, device=weight.device)
-    to_before, to_updated = pull_output(
-        points, path, rule, grad.contiguous().view(points.rows.shape), None, out
-    )
-    through = torch.zeros_like(out)
-    pull_updates(points, path, rule, to_before, to_updated, through)
-    if points.counts is not None:
-        through.mul_(points.counts.unsqueeze(2))
-    return out.add_(through).view(weight.shape).to(weight.dtype)
+    above = None if grad is None else grad.view(points.rows.shape)
+    return out, soft_output(points, path, rule, out.view(points.rows.shape), above)

@@ -21,7 +21,7 @@ from edkm.dkm.distance import compute_dtype
 from edkm.dkm.fused import updates_run
 from edkm.dkm.init import initial_centroids
 from edkm.dkm.settings import Rule, Schedule, Settings
-from edkm.dkm.updates import Path, Points, pull_output, pull_updates, run_updates, soft_output
+from edkm.dkm.updates import Path, Points, pull, run_updates, soft_output
 
 
 def streaming_dkm(
@@ -170,28 +170,17 @@ def _backward(
     tau: float,
     squared: bool,
 ) -> Tensor:
-    """dL/dW from dL/dW~ (docs/clustering.md eq. 5-8), tiles recomputed."""
-    path, rule = Path(states, masses, ran), Rule(tau, squared)
-    # accumulated over the updates, so in the compute dtype where that is wider
-    out = torch.empty_like(weight, dtype=states.dtype, memory_format=torch.contiguous_format)
-    pull(grad, weight, scale, path, rule, out)
-    return out.to(weight.dtype)
+    """dL/dW from dL/dW~ (docs/clustering.md eq. 5-8), the attention made again."""
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    points = _points(weight, scale, states[0])
+    above, into = (one.view(points.rows.shape) for one in (grad.contiguous(), out))
+    pull(points, Path(states, masses, ran), Rule(tau, squared), above, into)
+    return out
 
 
 @_backward.register_fake
 def _(grad: Tensor, weight: Tensor, *others: object) -> Tensor:
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
-
-
-def pull(
-    grad: Tensor, weight: Tensor, scale: Tensor | None, path: Path, rule: Rule, out: Tensor
-) -> None:
-    """dL/dW into ``out`` (contiguous, compute dtype)."""
-    points = _points(weight, scale, path.states[0])
-    upstream = grad.contiguous().view(points.rows.shape)
-    result = out.view(points.rows.shape)
-    to_before, to_updated = pull_output(points, path, rule, upstream, None, result)
-    pull_updates(points, path, rule, to_before, to_updated, result)
 
 
 def _output(weight: Tensor, scale: Tensor | None, path: Path, rule: Rule) -> Tensor:

@@ -3,8 +3,9 @@
 Contract: ``Points`` are ``g`` groups of ``n`` vectors, each group with its own ``[k, d]``
 codebook, optionally with multiplicities and with one scale a row. Forwards gives the list of
 centroids of all updates; backwards gives exact gradients from that list alone, recomputing the
-attention tile by tile. Sums over tiles are accumulated in float64. On a GPU convergence is
-decided by the device: nothing here waits for it.
+attention. Where there are kernels for the points they do it, else it goes tile by tile. Sums over
+tiles are accumulated in float64. On a GPU convergence is decided by the device: nothing here waits
+for it.
 Boundary: no autograd and no saved tensors; the operators of ``fused`` and ``streaming`` are that.
 """
 
@@ -19,7 +20,13 @@ from torch import Tensor
 
 from edkm.dkm import tiles
 from edkm.dkm.distance import CHUNK_ELEMENTS
-from edkm.dkm.kernels.choice import Assignment, StreamingPasses, streaming_passes_for
+from edkm.dkm.kernels.choice import (
+    Assignment,
+    RowPasses,
+    StreamingPasses,
+    row_passes_for,
+    streaming_passes_for,
+)
 from edkm.dkm.settings import Rule
 
 _GPU_TILE = 1 << 24  # elements of a tile on a GPU: few launches, 64 MiB in float32
@@ -31,8 +38,10 @@ class Points:
 
     rows: Float[Tensor, "g n d"]
     work: torch.dtype  # dtype of the arithmetic
-    counts: Float[Tensor, "g n"] | None = None  # multiplicity of each row; None: 1
+    counts: Float[Tensor, "g n"] | None = None  # how many equal rows each stands for; None: 1
     scale: Float[Tensor, "g channels"] | None = None  # divides a group's equal runs of rows
+    per_row: Float[Tensor, "g channels"] | None = None  # what a row of a run counts; None: 1
+    per_column: Float[Tensor, " run"] | None = None  # times what its place in the run counts
 
     def tiles(self, clusters: int) -> Iterator[tuple[slice, slice]]:
         """(groups, rows) of each tile of about a cache's size."""
@@ -45,15 +54,24 @@ class Points:
                 yield slice(first, first + wide), slice(start, min(start + high, count))
 
     def passes(self, c: Tensor) -> StreamingPasses | None:
-        """Kernels that go over all points at once, if there are any for them; else loop."""
-        if self.counts is not None:
+        """Kernels for a GPU that go over all points at once, if there are any for them."""
+        if any(one is not None for one in (self.counts, self.per_row, self.per_column)):
             return None
         return streaming_passes_for(self.rows.device, self.work, c.shape[1], c.shape[2])
 
+    def row_passes(self, c: Tensor) -> RowPasses | None:
+        """Compiled loops of the CPU, if there are any for these points and no other kernels."""
+        if self.counts is not None or self.passes(c) is not None:
+            return None
+        return row_passes_for(self.rows.device, self.work, c.shape[1], c.shape[2])
+
     def assigned(self, c: Tensor, rule: Rule) -> Assignment:
         """The points as ``passes`` take them."""
-        scale = None if self.scale is None else self.scale.contiguous()
-        return Assignment(self.rows, scale, c.contiguous(), rule)
+        scale, per_row, per_column = (
+            None if one is None else one.contiguous()
+            for one in (self.scale, self.per_row, self.per_column)
+        )
+        return Assignment(self.rows, scale, c.contiguous(), rule, per_row, per_column)
 
     def x(self, at: tuple[slice, slice]) -> Tensor:
         """The tile's points, scaled, in the compute dtype."""
@@ -61,16 +79,31 @@ class Points:
         return self.rescale(x, at, power=-1)
 
     def weights(self, at: tuple[slice, slice]) -> Tensor | None:
-        return None if self.counts is None else self.counts[at]
+        """What each of the tile's rows weighs in sums over points."""
+        return self.importance(at) if self.counts is None else self.counts[at]
+
+    def importance(self, at: tuple[slice, slice]) -> Tensor | None:
+        """What each of the tile's rows, a single point, counts."""
+        counted = None if self.per_row is None else self._of_runs(self.per_row, at)
+        if self.per_column is None:
+            return counted
+        place = torch.arange(at[1].start, at[1].stop, device=self.rows.device)
+        columns = self.per_column[place % len(self.per_column)].unsqueeze(0)
+        groups = len(self.rows[at[0]])
+        return columns.expand(groups, -1) if counted is None else counted * columns
 
     def rescale(self, values: Tensor, at: tuple[slice, slice], *, power: int) -> Tensor:
         """``values`` of a tile times its scale to the ``power``."""
         if self.scale is None:
             return values
-        run = self.rows.shape[1] // self.scale.shape[1]  # rows that share one scale
-        channel = torch.arange(at[1].start, at[1].stop, device=values.device) // run
-        scale = self.scale[at[0]].index_select(1, channel).unsqueeze(2)
+        scale = self._of_runs(self.scale, at).unsqueeze(2)
         return values * scale if power > 0 else values / scale
+
+    def _of_runs(self, each: Tensor, at: tuple[slice, slice]) -> Tensor:
+        """A tile's rows' own of what is given for each run."""
+        run = self.rows.shape[1] // each.shape[1]
+        channel = torch.arange(at[1].start, at[1].stop, device=each.device) // run
+        return each[at[0]].index_select(1, channel)
 
 
 @dataclass(frozen=True)
@@ -112,7 +145,7 @@ def run_updates(
 
 
 def _sums(points: Points, c: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    passes = points.passes(c)
+    passes = points.passes(c) or points.row_passes(c)
     if passes is not None:
         whole = passes.sums(points.assigned(c, rule))
         return whole[0].to(c.dtype), whole[1].to(c.dtype)
@@ -125,17 +158,79 @@ def _sums(points: Points, c: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     return total.to(c.dtype), mass.to(c.dtype)
 
 
-def soft_output(points: Points, path: Path, rule: Rule, out: Float[Tensor, "g n d"]) -> None:
-    """Eq. 4: W~ into ``out``, rounded to its dtype."""
+def soft_output(
+    points: Points,
+    path: Path,
+    rule: Rule,
+    out: Float[Tensor, "g n d"],
+    grad: Float[Tensor, "g n d"] | None = None,
+) -> Tensor | None:
+    """Eq. 4: W~ into ``out``, rounded to its dtype.
+
+    Given ``grad`` = dL/dW~ it returns what ``pull`` takes as ``to_updated``, where both come of
+    one look at the points; else None.
+    """
     before, updated = path.last_pair()
+    rows = points.row_passes(updated)
+    if rows is not None:
+        found = rows.output(points.assigned(before, rule), updated.contiguous(), out, grad)
+        return None if grad is None else found
     passes = points.passes(updated)
     if passes is not None:
         passes.output(points.assigned(before, rule), updated.contiguous(), out)
-        return
+        return None
     for at in points.tiles(updated.shape[1]):
         g = at[0]
         clustered = tiles.output(points.x(at), before[g], updated[g], rule)
         out[at] = points.rescale(clustered, at, power=1)
+    return None
+
+
+def pull(
+    points: Points,
+    path: Path,
+    rule: Rule,
+    grad: Float[Tensor, "g n d"],
+    out: Float[Tensor, "g n d"],
+    to_updated: Tensor | None = None,
+) -> None:
+    """Eq. 5-8: dL/dx for ``grad`` = dL/dW~ into ``out``, rounded to its dtype once.
+
+    ``out`` may be ``grad``; ``to_updated`` is what ``soft_output`` returned for it.
+    """
+    rows = points.row_passes(path.states[0])
+    once = rows is not None and int(path.ran) == 1
+    into = out if once or out.dtype == points.work else torch.empty_like(out, dtype=points.work)
+    if rows is not None:
+        _pull_rows(rows, points, path, rule, grad, into, to_updated)
+    else:
+        pulls = pull_output(points, path, rule, grad, None, into)
+        pull_updates(points, path, rule, *pulls, into)
+    if into is not out:
+        out.copy_(into)
+
+
+def _pull_rows(
+    passes: RowPasses,
+    points: Points,
+    path: Path,
+    rule: Rule,
+    grad: Tensor,
+    out: Tensor,
+    to_updated: Tensor | None,
+) -> None:
+    """The output and the last update have one attention, so they are pulled back together."""
+    before, updated = path.last_pair()
+    if to_updated is None:
+        to_updated = passes.output(points.assigned(before, rule), updated, None, grad)
+    pull = to_updated
+    for step in reversed(range(int(path.ran))):
+        share = pull.to(before.dtype) / path.masses[step]
+        to_mass = -(share * path.states[step + 1]).sum(2, keepdim=True)
+        to = points.assigned(path.states[step], rule)
+        last = step + 1 == int(path.ran)
+        mixed, above = (updated, grad) if last else (None, None)
+        pull = passes.pull(to, mixed, above, share, to_mass, out)
 
 
 def pull_output(
@@ -214,6 +309,9 @@ def _pull_update(
         g = at[0]
         x, times = points.x(at), points.weights(at)
         to_x, to_c = tiles.pull_update(x, times, c[g], share[g], to_mass[g], rule)
+        importance = points.importance(at)
+        if importance is not None:
+            to_x.mul_(importance.unsqueeze(2))
         out[at].add_(points.rescale(to_x.mul_(active), at, power=-1))
         before[g].add_(to_c)
     return before.to(c.dtype)

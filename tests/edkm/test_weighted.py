@@ -58,6 +58,29 @@ def test_values_and_gradients_are_those_of_the_dense_graph(
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weighs", [True, False])
+@pytest.mark.parametrize("scales", [True, False])
+def test_narrower_weights_have_the_gradients_of_float64(
+    dtype: torch.dtype, weighs: bool, scales: bool
+) -> None:
+    importance = drawn(300, seed=1).exp().float() if weighs else None
+    scale = drawn(40, seed=2).mul(0.3).exp().float() if scales else None
+    centroids = torch.linspace(-2, 2, 8).unsqueeze(1)
+    narrow = [drawn(5, 300, seed=3).to(dtype), drawn(40, 300, seed=4).to(dtype)]
+    upstream = drawn(5, 40, seed=6).to(dtype)
+    found = []
+    for cast in (lambda t: t, lambda t: None if t is None else t.double()):
+        leaves = [cast(t).clone().requires_grad_() for t in narrow]
+        given = (cast(t) for t in (None, centroids, importance, scale))
+        out, last = weighted_linear(*leaves, *given, Schedule(tau=TAU, iterations=2))
+        out.backward(cast(upstream))
+        found.append([out.detach(), last, *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*found, strict=True):
+        apart = (one.double() - other).norm() / other.norm()
+        assert apart < 2 * torch.finfo(one.dtype).eps + 1e-5  # products and W~ are rounded too
+
+
 def test_nothing_of_the_weight_s_size_is_saved_but_the_weight() -> None:
     weight = torch.randn(64, 64, requires_grad=True)
     saved: list[Tensor] = []

@@ -1,8 +1,9 @@
 """Which implementation of the passes serves a tensor.
 
 Contract: CUDA tensors take Triton where it is installed, CPU tensors numba where it is installed
-and works; else plain torch operations, which run anywhere. The streaming form
-has Triton kernels on CUDA for float32 arithmetic, up to 4 dimensions and 256 clusters.
+and works; else plain torch operations, which run anywhere. For float32 arithmetic and up to 256
+clusters the streaming form has Triton kernels on CUDA, up to 4 dimensions, and compiled loops on
+the CPU, at dimension 1.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Assignment(NamedTuple):
     scale: Float[Tensor, "g channels"] | None  # divides a group's equal runs of rows
     c: Float[Tensor, "g k d"]
     rule: Rule
+    per_row: Float[Tensor, "g channels"] | None = None  # how often the points of a run count
+    per_column: Float[Tensor, " run"] | None = None  # times how often, alike in all runs
 
 
 @runtime_checkable
@@ -104,6 +107,56 @@ def _load_streaming() -> StreamingPasses | None:
     try:
         return cast(StreamingPasses, import_module("edkm.dkm.kernels.triton_streaming"))
     except (ImportError, RuntimeError):  # installed, but not for this machine
+        return None
+
+
+@runtime_checkable
+class RowPasses(Protocol):
+    """The streaming form's passes at dim 1, over points that may count differently.
+
+    Sums over rows come in float64 ``[g, k, 1]``, and in the same bits every time. Tensors are
+    contiguous; centroids and their like float32, ``grad`` of the rows' dtype.
+    """
+
+    def sums(self, to: Assignment) -> tuple[Tensor, Tensor]:
+        """Eq. 3's numerator and denominator."""
+
+    def output(
+        self, to: Assignment, updated: Tensor, out: Tensor | None, grad: Tensor | None
+    ) -> Tensor:
+        """Eq. 4, scaled back and rounded, into ``out`` of the rows' dtype, if it is given; returns
+        dL/dC' of eq. 5, 0 without ``grad``."""
+
+    def pull(
+        self,
+        to: Assignment,
+        updated: Tensor | None,
+        grad: Tensor | None,
+        to_total: Tensor,
+        to_mass: Tensor,
+        out: Tensor,
+    ) -> Tensor:
+        """Eq. 5 and 7 together: dL/dx into ``out``, rounded, which may be ``grad``; returns dL/dC.
+
+        Without ``grad`` and ``updated`` eq. 7 alone, added to ``out``.
+        """
+
+
+def row_passes_for(
+    device: torch.device, work: torch.dtype, clusters: int, dim: int
+) -> RowPasses | None:
+    """Compiled loops where there are any for such points; None: loop over tiles."""
+    fits = work == torch.float32 and dim == 1 and clusters <= 256
+    return _load_rows() if device.type == "cpu" and fits else None
+
+
+@lru_cache(maxsize=1)
+def _load_rows() -> RowPasses | None:
+    if find_spec("numba") is None:
+        return None
+    try:
+        return cast(RowPasses, import_module("edkm.dkm.kernels.numba_streaming"))
+    except (ImportError, RuntimeError):  # as for named_passes
         return None
 
 

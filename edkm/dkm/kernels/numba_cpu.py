@@ -74,7 +74,7 @@ def _run(
         taken=0, parts=parts, size=size, job=job, half=half, weight=weight.data_ptr(),
         upstream=0 if upstream is None else upstream.data_ptr(),
         table=0 if table is None else table.data_ptr(),
-        values=_float16_values().ctypes.data if half else 0, out=out,
+        values=float16_values().ctypes.data if half else 0, out=out,
     )  # fmt: skip
     fields = np.array(task, np.int64)
     team.run(cast(int, numba_loops.run_parts.address), fields.ctypes.data, threads)
@@ -85,7 +85,7 @@ def _threads(weight: Tensor) -> int:
 
 
 @lru_cache(maxsize=1)
-def _float16_values() -> NDArray[Any]:
+def float16_values() -> NDArray[Any]:
     return np.arange(PATTERNS, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 

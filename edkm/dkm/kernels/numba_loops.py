@@ -50,7 +50,7 @@ class Task(NamedTuple):
 
 
 _FIELDS = len(Task._fields)
-_PATTERNS = 1 << 16  # a literal: numba freezes globals
+PATTERNS = 1 << 16  # a literal: numba freezes globals
 
 
 def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +65,7 @@ def _inlined(code: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_inlined
-def _pointer(typing: Any, address: Any) -> Any:
+def pointer(typing: Any, address: Any) -> Any:
     """The address in an integer."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -75,7 +75,7 @@ def _pointer(typing: Any, address: Any) -> Any:
 
 
 @_inlined
-def _take(typing: Any, counter: Any) -> Any:
+def take(typing: Any, counter: Any) -> Any:
     """Adds 1 to the integer at ``counter``, undivided; returns what it was."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -114,7 +114,7 @@ def _look_up(bits: Any, words: Any, table: Any, out: Any, out_words: Any) -> Non
 
 
 @_compiled
-def _wide(bits: Any) -> Any:
+def widened(bits: Any) -> Any:
     """A bfloat16 is the upper half of a float32."""
     return U32(U32(bits) << U32(16)).view(F32)
 
@@ -126,7 +126,7 @@ def _add(bits: Any, upstream: Any, half: Any, values: Any, sums: Any) -> None:
             sums[bits[i]] += values[upstream[i]]
     else:
         for i in range(bits.size):
-            sums[bits[i]] += _wide(upstream[i])
+            sums[bits[i]] += widened(upstream[i])
 
 
 @_compiled
@@ -137,7 +137,7 @@ def _affine(above: Any, line: Any) -> Any:
 
 
 @_compiled
-def _to_bfloat16(wide: Any) -> Any:
+def to_bfloat16(wide: Any) -> Any:
     """The nearest bfloat16, ties to even; NaN stays NaN."""
     even = U32(U32(wide >> U32(16)) & U32(1))
     nearest = U32(U32(wide + U32(U32(0x7FFF) + even)) >> U32(16))
@@ -145,7 +145,7 @@ def _to_bfloat16(wide: Any) -> Any:
 
 
 @_compiled
-def _to_float16(wide: Any) -> Any:
+def to_float16(wide: Any) -> Any:
     """The nearest float16, ties to even; NaN stays NaN. Without branches, so that it vectorizes."""
     size = U32(wide & U32(0x7FFFFFFF))
     even = U32(U32(size >> U32(13)) & U32(1))
@@ -171,8 +171,8 @@ def _gather(words: Any, lines: Any, gathered: Any) -> None:
 @_compiled
 def _pull_one(above: Any, half: Any, values: Any, line: Any) -> Any:
     if half:
-        return _to_float16(_affine(values[above], line))
-    return _to_bfloat16(_affine(_wide(above), line))
+        return to_float16(_affine(values[above], line))
+    return to_bfloat16(_affine(widened(above), line))
 
 
 @_compiled
@@ -203,14 +203,14 @@ def _pull(
 
 @_compiled
 def _bits(address: Any, low: Any, high: Any) -> Any:
-    return carray(_pointer(address + 2 * low), high - low, U16)
+    return carray(pointer(address + 2 * low), high - low, U16)
 
 
 @_compiled
 def _words(address: Any, low: Any, high: Any) -> Any:
     """The same memory in words of four patterns, none if they would straddle words of memory."""
     begin = address + 2 * low
-    return carray(_pointer(begin), 0 if begin % 8 else (high - low) // 4, U64)
+    return carray(pointer(begin), 0 if begin % 8 else (high - low) // 4, U64)
 
 
 def _run_parts(task: Any) -> None:
@@ -218,24 +218,24 @@ def _run_parts(task: Any) -> None:
     parts, size, job, half = fields[1], fields[2], fields[3], fields[4] == 1
     weight, upstream, table, values, out = fields[5], fields[6], fields[7], fields[8], fields[9]
     while True:
-        part = _take(task)
+        part = take(task)
         if part >= parts:
             return
         low = size * part // parts // _LINE * _LINE
         high = size if part + 1 == parts else size * (part + 1) // parts // _LINE * _LINE
         bits, words = _bits(weight, low, high), _words(weight, low, high)
-        mine = out + 8 * _PATTERNS * part
+        mine = out + 8 * PATTERNS * part
         if job == COUNT:
-            _count(bits, words, carray(_pointer(mine), _PATTERNS, np.int64))
+            _count(bits, words, carray(pointer(mine), PATTERNS, np.int64))
         elif job == LOOK_UP:
-            entries = _bits(table, 0, _PATTERNS)
+            entries = _bits(table, 0, PATTERNS)
             _look_up(bits, words, entries, _bits(out, low, high), _words(out, low, high))
         else:
-            above, wide = _bits(upstream, low, high), carray(_pointer(values), _PATTERNS, F32)
+            above, wide = _bits(upstream, low, high), carray(pointer(values), PATTERNS, F32)
             if job == ADD:
-                _add(bits, above, half, wide, carray(_pointer(mine), _PATTERNS, np.float64))
+                _add(bits, above, half, wide, carray(pointer(mine), PATTERNS, np.float64))
             else:
-                lines = carray(_pointer(table), _PATTERNS, U64)
+                lines = carray(pointer(table), PATTERNS, U64)
                 _pull(bits, words, above, half, wide, lines, _bits(out, low, high))
 
 
