@@ -7,9 +7,11 @@ with `--result`.
 
     python benchmarks/pretrain.py --text TRAIN --heldout HELDOUT --out OUT [--preset cpu] [--resume]
 
-`--text` may be a folder: its .txt files, in order of name. Sequences of 256 tokens, AdamW, cosine
-to 0. The preset `cpu` is for half a megabyte of text: few tokens in the vocabulary, so that the
-numbers are in the layers; strong weight decay against learning by heart; products in bfloat16.
+`--text` may be a folder: its .txt files, in order of name. With `--share 0.5` the model sees the
+first half of the lines and OUT/rest.txt has the others, for tuning on text that is new to it.
+Sequences of 256 tokens, AdamW, cosine to 0. The preset `cpu` is for half a megabyte of text: few
+tokens in the vocabulary, so that the numbers are in the layers; strong weight decay against
+learning by heart; products in bfloat16.
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ def main() -> None:
     shape = PRESETS[options.preset]
     out = Path(options.out)
     text = gather(Path(options.text), out)
+    if options.share < 1:
+        text = split(text, options.share, out)
     if not (out / "start" / "config.json").is_file():
         make_start(shape, text, options.seed, out / "start")
     config = TrainConfig(
@@ -87,6 +91,7 @@ def main() -> None:
         "versions": collect_versions(),
         "hardware": collect_hardware(),
         "preset": options.preset,
+        "share": options.share,
         "shape": asdict(shape),
         "threads": options.threads,
         "seed": options.seed,
@@ -111,11 +116,15 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder of the model and its checkpoints")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument("--steps", type=int, help="optimizer steps; default: the preset's")
+    parser.add_argument("--share", type=float, default=1.0, help="of the lines; the rest: rest.txt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--result", help="write numbers, versions and hardware here as JSON")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not 0 < options.share <= 1:
+        parser.error(f"--share is {options.share}; it must be above 0 and at most 1")
+    return options
 
 
 def gather(source: Path, out: Path) -> Path:
@@ -129,6 +138,18 @@ def gather(source: Path, out: Path) -> Path:
     joined = out / "text.txt"
     joined.write_text("\n".join(p.read_text(encoding="utf-8") for p in parts), encoding="utf-8")
     return joined
+
+
+def split(text: Path, share: float, out: Path) -> Path:
+    """The file of the first ``share`` of the lines; the others are in ``out/rest.txt``."""
+    lines = text.read_text(encoding="utf-8").splitlines()
+    kept = round(share * len(lines))
+    if not 0 < kept < len(lines):
+        raise SystemExit(f"error: --share {share} of {len(lines)} lines leaves one part empty")
+    out.mkdir(parents=True, exist_ok=True)
+    for name, part in (("first.txt", lines[:kept]), ("rest.txt", lines[kept:])):
+        (out / name).write_text("\n".join(part) + "\n", encoding="utf-8")
+    return out / "first.txt"
 
 
 def make_start(shape: Shape, text: Path, seed: int, folder: Path) -> None:
