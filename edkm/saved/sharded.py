@@ -64,7 +64,8 @@ class ShardedSaves(SavedTensorPolicy):
         ledger: Ledger | None = None,
     ) -> None:
         self._group = _Agreed(group)
-        super().__init__(shard=self._group, min_bytes=min_bytes, ledger=ledger)
+        # held: what several operations saved is gathered once, not for each of them
+        super().__init__(shard=self._group, min_bytes=min_bytes, ledger=ledger, hold=True)
         self.name = "sharded"
         self._uniquify = uniquify
         self._rest = rest

@@ -5,7 +5,7 @@ Here: `python -m edkm.train` and the parts it is made of. Not here: the clusteri
 """
 
 from edkm.train.config import PRESETS, TrainConfig
-from edkm.train.errors import DataError, DivergedError
+from edkm.train.errors import DataError, DivergedError, PeerLostError
 from edkm.train.job import run
 
-__all__ = ["PRESETS", "DataError", "DivergedError", "TrainConfig", "run"]
+__all__ = ["PRESETS", "DataError", "DivergedError", "PeerLostError", "TrainConfig", "run"]

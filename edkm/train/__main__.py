@@ -1,6 +1,7 @@
 """``python -m edkm.train``: fine-tune and compress a language model.
 
-Contract: exit code 0 done, 2 bad settings or data, 3 the loss diverged, 4 the disk refused.
+Contract: exit code 0 done, 2 bad settings or data, 3 the loss diverged, 4 the disk refused, 5
+another process of a sharded run was lost.
 Errors are one line on stderr. Boundary: options and printing only; the run is ``edkm.train.job``.
 """
 
@@ -73,6 +74,7 @@ def main(
     plain: Annotated[bool, typer.Option(help="do not cluster: the baseline")] = False,
     dense: Annotated[bool, typer.Option(help="also write a plain dense folder")] = False,
     offload: Annotated[bool, typer.Option(help="keep saved tensors on the host")] = False,
+    shard_saved: Annotated[bool, typer.Option(help="share out equal saved tensors")] = False,
     fsdp: Annotated[bool, typer.Option(help="shard over torchrun's processes")] = False,
     tensorboard: Annotated[bool, typer.Option(help="log for TensorBoard")] = False,
     resume: Annotated[bool, typer.Option(help="go on from the newest checkpoint")] = False,
@@ -83,12 +85,14 @@ def main(
     settings = {k: v for k, v in locals().items() if k not in ("preset", "resume", "trace")}
     extra = settings.pop("callback") or []
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    from edkm.train.errors import DivergedError
+    from edkm.train.errors import DivergedError, PeerLostError
 
     try:
         metrics = _run(preset, settings, resume, trace, extra)
     except DivergedError as error:
         raise _fail(error, 3) from error
+    except PeerLostError as error:
+        raise _fail(error, 5) from error
     except ValueError as error:
         raise _fail(error, 2) from error
     except OSError as error:

@@ -48,7 +48,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 # What may differ between a run and its resumption.
-_FREE = ("out", "save_every", "log_every", "tensorboard", "eval_batch", "dense", "offload")
+_FREE = (
+    "out",
+    "save_every",
+    "log_every",
+    "tensorboard",
+    "eval_batch",
+    "dense",
+    "offload",
+    "shard_saved",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +111,7 @@ class TrainConfig:
     tensorboard: bool = False
     dense: bool = False  # also write a plain dense folder
     offload: bool = False  # keep on the host what autograd saves (edkm.saved.offload)
+    shard_saved: bool = False  # keep 1/N of what autograd saves alike on all N processes (fsdp)
     fsdp: bool = False  # shard weights, gradients and optimizer over torchrun's processes
     extra: dict[str, str] = field(default_factory=dict)  # free notes, kept in metrics.json
 
@@ -140,10 +150,9 @@ class TrainConfig:
             raise ValueError(
                 f"teacher_epochs is {self.teacher_epochs}; it must be a finite number, at least 0"
             )
-        if self.own_teacher is not None and self.fsdp:
+        if self.shard_saved and not self.fsdp:
             raise ValueError(
-                f"teacher_epochs is {self.teacher_epochs} with fsdp, which tunes no teacher; tune "
-                "one by a run with --plain, and give it by --teacher"
+                "shard_saved is given without fsdp, over whose processes it would share; add fsdp"
             )
         if (self.teacher is not None or self.teacher_epochs) and self.distill == 0:
             raise ValueError(

@@ -9,3 +9,7 @@ class DataError(ValueError):
 
 class DivergedError(RuntimeError):
     """The loss is no longer finite; the message names the step and the last good checkpoint."""
+
+
+class PeerLostError(RuntimeError):
+    """Another process of a sharded run is gone; the message names what to go on from."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from edkm.annealing import Schedule
 from edkm.export import bake, save, size_bound
-from edkm.train.checkpoint import latest, step_of
+from edkm.train.checkpoint import disk_told, latest, step_of
 from edkm.train.config import TrainConfig
 from edkm.train.measure import Measure
 from edkm.train.prepare import Prepared, prepare, quiet_bars
@@ -98,13 +98,21 @@ def run(
 
 
 def tune_teacher(config: TrainConfig, say: Say) -> None:
-    """Tune the dense teacher that ``config`` asks for, unless it is there already.
+    """Tune the dense teacher that ``config`` asks for, unless it is there already."""
+    tuning = teacher_run(config)
+    if tuning is not None:
+        say(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
+        run(tuning, resume=True)
 
-    ``ValueError`` if one is there that was tuned under other settings.
+
+def teacher_run(config: TrainConfig) -> TrainConfig | None:
+    """The run, to be resumed, that tunes the dense teacher ``config`` asks for; None if it is done.
+
+    ``ValueError`` if a teacher is there that was tuned under other settings.
     """
     folder = config.own_teacher
     if folder is None:
-        return
+        return None
     tuning = replace(
         config,
         out=folder,
@@ -117,11 +125,10 @@ def tune_teacher(config: TrainConfig, say: Say) -> None:
         dense=False,
     )
     whole = latest(tuning.checkpoints, tuning.fingerprint())
-    if whole is None or not (folder / "metrics.json").is_file():
-        say(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
-        run(tuning, resume=True)
+    return tuning if whole is None or not (folder / "metrics.json").is_file() else None
 
 
+@disk_told()
 def write(config: TrainConfig, ready: Prepared, plan: Schedule | None) -> dict[str, int]:
     """Write the artefact; bytes of the file, and what bits and tables alone come to."""
     folder = config.out / "model"

@@ -11,6 +11,7 @@ from typing import Any
 
 from edkm.clustering import Clustering
 from edkm.evaluate import perplexity
+from edkm.train.checkpoint import write_whole
 from edkm.train.config import TrainConfig
 from edkm.train.prepare import Prepared
 
@@ -32,4 +33,4 @@ class Measure:
             with clustering.frozen(kind):
                 self.found[name] = perplexity(self.model, self.rows, batch=self.batch)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.found), encoding="utf-8")
+        write_whole(self.path, json.dumps(self.found))

@@ -3,10 +3,10 @@
 Contract: weights, gradients and optimizer state are split over the processes; every process sees
 the same gathered weight in a layer's forward, so codebooks are identical on all of them without
 being sent. N processes compute what one does, but for the order in which gradients are added. A
-checkpoint written by N resumes on M.
-Boundary: the loop; the shared preparation and the artefact are ``edkm.train.job``. What autograd
-saves differs between processes, which see other sequences, so it is moved to the host (``offload``)
-but not sharded; clustered layers save no map that could be.
+checkpoint written by N resumes on M. What autograd saves alike on all processes, which is what
+clustering saves, is shared out over them if asked (``shard_saved``).
+Boundary: the loop; the shared preparation and the artefact are ``edkm.train.job``. What happens
+before the first step, and after the last, is rank 0's work, and its result or error every one's.
 """
 
 from __future__ import annotations
@@ -16,30 +16,34 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from edkm.annealing import Schedule
 from edkm.evaluate import collate
-from edkm.saved import offload
+from edkm.saved import ShardedSaves, offload
 from edkm.train import job
 from edkm.train.checkpoint import latest, step_of
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
+from edkm.train.fsdp import make_optimizer, shard
 from edkm.train.listeners import Listeners
 from edkm.train.loss import label_count, step_loss
 from edkm.train.measure import Measure
+from edkm.train.peers import copy_from_first, gather_on_first, losses_told, on_first
 from edkm.train.prepare import prepare, quiet_bars
 from edkm.train.sharded_state import bytes_held, load_state, save_state
-from edkm.train.start import make_plan, make_teacher, start
+from edkm.train.start import find_allocation, make_plan, make_teacher, start
 from edkm.train.traffic import Traffic
+
+# How long a process waits for rank 0, which may measure and compensate for long before the first
+# step. A process that is gone is noticed at once, by its connection and by torchrun.
+_PATIENCE = timedelta(hours=4)
 
 
 def run_sharded(
@@ -53,19 +57,25 @@ def run_sharded(
 
     ``callbacks``: ``TrainerCallback``s, told of the beginning, each step and the end, on every
     process, with its rank in ``args.process_index``; what is logged is told on rank 0. Raises as
-    ``run``, and ``ValueError`` if the batch cannot be dealt out evenly.
+    ``run``, ``ValueError`` if the batch cannot be dealt out evenly, and ``PeerLostError`` if a
+    process ends before the others. To be called on the main thread.
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" not in os.environ:
         raise ValueError(
             "--fsdp runs under torchrun; start it with: torchrun --nproc-per-node N -m edkm.train"
         )
-    dist.init_process_group(backend)
-    try:
+    with losses_told(config.checkpoints):
+        dist.init_process_group(backend, timeout=_PATIENCE)
         heard = say if dist.get_rank() == 0 else lambda text: None
-        return _Sharded(config, callbacks, heard).go(resume)
-    finally:
-        dist.destroy_process_group()
+        try:
+            tuning = on_first(lambda: job.teacher_run(config))
+            if tuning is not None:
+                heard(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
+                _Sharded(tuning, (), lambda text: None).go(resume=True)
+            return _Sharded(config, callbacks, heard).go(resume)
+        finally:
+            dist.destroy_process_group()
 
 
 class _Sharded:
@@ -84,19 +94,16 @@ class _Sharded:
         self.hears = Listeners(config, self.ready, callbacks)
         self.received = 0  # bytes, in the first step
         self.saving: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        self.shared: ShardedSaves | None = None
 
     def go(self, resume: bool) -> dict[str, Any]:
         config, ready = self.config, self.ready
-        checkpoint = self._checkpoint(resume)
-        if checkpoint is None and self.rank == 0:
-            self.measure.add("dense", "dense", None)
-        plan = make_plan(config, ready)
-        if plan is not None:
-            first_time = checkpoint is None and self.rank == 0
-            start(config, ready, plan, self.measure if first_time else None)
+        checkpoint: Path | None = on_first(lambda: self._checkpoint(resume))
+        plan = self._plan(checkpoint is None)
         shard(ready.model, self.world)
-        if config.offload:
-            self.saving = offload(ready.model)
+        if self.teacher is not None:
+            shard(self.teacher, self.world, reshard=True)
+        self._save_as_asked()
         optimizer = make_optimizer(config, ready.model)
         first = 0
         if checkpoint is not None:
@@ -119,23 +126,34 @@ class _Sharded:
         self.hears.end()
         seconds = time.perf_counter() - begun
         held = bytes_held(ready.model, optimizer)
-        return self._finish(plan, history, seconds, held)
+        return self._finish(history, seconds, held)
 
     def _checkpoint(self, resume: bool) -> Path | None:
-        found: list[Any] = [None]
-        if self.rank == 0:  # one process tidies up, all learn of it, errors included
-            try:
-                folder = self.config.checkpoints
-                if not resume and folder.is_dir() and any(folder.iterdir()):
-                    raise ValueError(f"{folder} holds checkpoints; go on with --resume")
-                found = [latest(folder, self.config.fingerprint()) if resume else None]
-            except ValueError as error:
-                found = [error]
-        dist.broadcast_object_list(found)
-        if isinstance(found[0], ValueError):
-            raise found[0]
-        answer: Path | None = found[0]
-        return answer
+        """What to go on from. Rank 0's work: it tidies up."""
+        folder = self.config.checkpoints
+        if not resume and folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds checkpoints; go on with --resume")
+        return latest(folder, self.config.fingerprint()) if resume else None
+
+    def _plan(self, begins: bool) -> Schedule | None:
+        """The clustering, begun by rank 0 for all unless a checkpoint has what it begins with."""
+        config, ready = self.config, self.ready
+        if begins:
+            on_first(lambda: self.measure.add("dense", "dense", None))
+        if config.allocate and not config.plain:
+            on_first(lambda: find_allocation(config, ready) and None)  # and keeps it for all
+        plan = make_plan(config, ready)
+        if plan is not None and begins:
+            on_first(lambda: start(config, ready, plan, self.measure))
+            copy_from_first(ready.model)
+        return plan
+
+    def _save_as_asked(self) -> None:
+        """Who takes charge of what autograd saves."""
+        rest = offload(self.ready.model) if self.config.offload else None
+        if self.config.shard_saved:
+            self.shared = ShardedSaves(self.ready.model, rest=rest)
+        self.saving = self.shared or rest or self.saving
 
     def _step(
         self, step: int, plan: Schedule | None, optimizer: torch.optim.Optimizer
@@ -184,73 +202,43 @@ class _Sharded:
                 teacher = self.teacher(**inputs, use_cache=False).logits
         return step_loss(logits, labels, count, teacher, self.config.distill)
 
-    def _finish(
-        self, plan: Schedule | None, history: list[dict[str, float]], seconds: float, held: int
-    ) -> dict[str, Any]:
+    def _finish(self, history: list[dict[str, float]], seconds: float, held: int) -> dict[str, Any]:
         """Gather the model on rank 0, measure it and write it."""
-        state = {
-            name: value.full_tensor() if isinstance(value, DTensor) else value
-            for name, value in self.ready.model.state_dict().items()
+        state = gather_on_first(self.ready.model)
+        sizes = torch.tensor([held, self.shared.ledger.host_peak_bytes if self.shared else 0])
+        most, whole = sizes.clone(), _total(sizes)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        files: dict[str, Any] = {
+            "processes": self.world,
+            "state_bytes_per_rank_max": int(most[0]),
+            "received_bytes_per_step": self.received,
         }
-        heads = [torch.zeros((), dtype=torch.int64) for _ in range(self.world)]
-        dist.all_gather(heads, torch.tensor(held))
-        metrics: dict[str, Any] = {}
-        if self.rank == 0:
-            ready = prepare(self.config)
-            fresh = make_plan(self.config, ready)
-            ready.model.load_state_dict(state)
-            self.measure.model = ready.model
-            if fresh is not None:
-                fresh.step(ready.steps - 1)
-                self.measure.add("after_soft", "soft", fresh.clustering)
-                self.measure.add("after_hard", "hard", fresh.clustering)
-            else:
-                self.measure.add("after", "dense", None)
-            files = job.write(self.config, ready, fresh)
-            files["processes"] = self.world
-            files["state_bytes_per_rank_max"] = int(max(heads))
-            files["received_bytes_per_step"] = self.received
-            metrics = job.write_metrics(
-                self.config, ready, self.measure, fresh, files, seconds, history
-            )
-        dist.barrier()
-        return metrics
+        if self.shared is not None:
+            files["shared_saved_bytes"] = int(whole[1])
+            files["shared_saved_bytes_per_rank_max"] = int(most[1])
+        metrics = on_first(lambda: self._write(state, files, seconds, history))
+        return metrics if self.rank == 0 else {}
 
-
-def shard(model: Any, world: int) -> None:
-    """FSDP2 over all processes: one group a decoder layer, one for the rest."""
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    mesh = init_device_mesh(kind, (world,))
-    for layer in _layers(model):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    if kind == "cpu":  # gloo has no mean
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_force_sum_reduction_for_comms(True)
-
-
-def _layers(model: Any) -> list[Any]:
-    """The repeated blocks of a transformers model: its longest ModuleList."""
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
-    return max((list(blocks) for blocks in lists), key=len, default=[])
-
-
-def make_optimizer(config: TrainConfig, model: Any) -> torch.optim.AdamW:
-    """AdamW with its state in place, so that a checkpoint can be read into it."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
+    def _write(
+        self,
+        state: dict[str, Any],
+        files: dict[str, Any],
+        seconds: float,
+        history: list[dict[str, float]],
+    ) -> dict[str, Any]:
+        """The artefact of a whole model with ``state``, and the metrics."""
+        config, ready = self.config, prepare(self.config)
+        plan = make_plan(config, ready)
+        ready.model.load_state_dict(state)
+        self.measure.model = ready.model
+        if plan is not None:
+            plan.step(ready.steps - 1)
+            self.measure.add("after_soft", "soft", plan.clustering)
+            self.measure.add("after_hard", "hard", plan.clustering)
+        else:
+            self.measure.add("after", "dense", None)
+        written = {**job.write(config, ready, plan), **files}
+        return job.write_metrics(config, ready, self.measure, plan, written, seconds, history)
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

@@ -1,7 +1,8 @@
 """The state of a sharded run: on the disk, and how much of it a process holds.
 
 Contract: a checkpoint written by N processes is read by M; it counts once it is marked whole
-(``edkm.train.checkpoint``), and all but the newest ones are dropped.
+(``edkm.train.checkpoint``), and all but the newest ones are dropped. Where a disk refuses one
+process, all raise its ``OSError``.
 Boundary: the loop that makes the state is ``edkm.train.sharded``.
 """
 
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from edkm.train.checkpoint import mark, step_of
+from edkm.train.checkpoint import disk_refusal, mark, step_of
 from edkm.train.config import TrainConfig
+from edkm.train.peers import on_first
 
 _KEPT = 2  # checkpoints
 
@@ -40,12 +42,20 @@ def save_state(
 ) -> None:
     """Write ``checkpoint-STEP``, mark it whole, drop all but the newest ones."""
     folder = config.checkpoints / f"checkpoint-{step}"
-    save(state_of(model, optimizer), checkpoint_id=str(folder))
-    if dist.get_rank() == 0:
-        mark(folder, config.fingerprint())
-        for old in sorted(config.checkpoints.glob("checkpoint-*"), key=step_of)[:-_KEPT]:
-            shutil.rmtree(old)
-    dist.barrier()
+    try:
+        save(state_of(model, optimizer), checkpoint_id=str(folder))
+    except CheckpointException as error:  # every process's, whichever failed
+        causes = [cause for cause, _ in error.failures.values()]
+        refused = next(filter(None, map(disk_refusal, causes)), None)
+        raise refused or RuntimeError(str(error)) from error
+    on_first(lambda: _count(config, folder))
+
+
+def _count(config: TrainConfig, folder: Path) -> None:
+    """Let ``folder`` count, and drop those before it that are too old."""
+    mark(folder, config.fingerprint())
+    for old in sorted(config.checkpoints.glob("checkpoint-*"), key=step_of)[:-_KEPT]:
+        shutil.rmtree(old)
 
 
 def load_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from typing import Any
 
 from edkm.allocation import Allocation, allocate
@@ -18,6 +17,7 @@ from edkm.clustering import cluster
 from edkm.compensate import compensate
 from edkm.dkm import DKMConfig
 from edkm.evaluate import collate
+from edkm.train.checkpoint import write_whole
 from edkm.train.config import TrainConfig
 from edkm.train.measure import Measure
 from edkm.train.prepare import Prepared
@@ -89,10 +89,8 @@ def find_allocation(config: TrainConfig, ready: Prepared) -> Allocation:
         exclude=config.exclude,
     )
     config.out.mkdir(parents=True, exist_ok=True)
-    partial = config.out / f"{ALLOCATION}.{os.getpid()}"  # several processes may write the same
     kept_as = {"settings": config.fingerprint(), "allocation": found.as_json()}
-    partial.write_text(json.dumps(kept_as, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, config.out / ALLOCATION)
+    write_whole(config.out / ALLOCATION, json.dumps(kept_as, indent=1) + "\n")
     return found
 
 

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from edkm.annealing import Schedule
 from edkm.evaluate import collate
 from edkm.saved import offload
-from edkm.train.checkpoint import mark
+from edkm.train.checkpoint import disk_told, mark
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
 from edkm.train.loss import step_loss
@@ -94,7 +94,8 @@ class ClusterTrainer(Trainer):
         save_model(self.model, str(folder / WEIGHTS))  # type: ignore[arg-type]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with disk_told():
+            super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         mark(folder, self.settings.fingerprint())
 

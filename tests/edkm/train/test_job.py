@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,10 +23,11 @@ import edkm
 from edkm.export import read_palettes
 from edkm.train import DataError, DivergedError, TrainConfig, run
 from edkm.train.__main__ import _plugin, app
-from edkm.train.checkpoint import MARKER, latest
+from edkm.train.checkpoint import MARKER, disk_told, latest
 
 transformers = pytest.importorskip("transformers")
 from edkm.train.trainer import arguments  # noqa: E402  (needs transformers)
+from tests.edkm.train.disk import ROOM, limit  # noqa: E402
 
 
 def settings(tiny: Path, alpaca: Path, out: Path, **more: Any) -> TrainConfig:
@@ -153,25 +155,33 @@ def test_nan_stops_and_keeps_the_last_checkpoint(tiny: Path, alpaca: Path, tmp_p
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(
-    tiny: Path, alpaca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, alpaca: Path, tmp_path: Path
 ) -> None:
-    import edkm.train.trainer as trainer
+    out = tmp_path / "out"
+    paths = ["--model", str(tiny), "--data", str(alpaca), "--out", str(out)]
+    small = ["--sequence", "128", "--batch-size", "2", "--max-steps", "6", "--save-every", "2"]
+    full = ["--callback", "tests.edkm.train.disk:FullAfterThree"]
+    try:
+        done = CliRunner().invoke(app, [*paths, *small, *full])
+    finally:
+        limit(resource.RLIM_INFINITY)
+    assert done.exit_code == 4 and "File too large" in done.stderr, done.output
+    assert "checkpoints in" in done.stderr and "Traceback" not in done.stderr
+    assert (out / "checkpoints" / "checkpoint-2" / MARKER).is_file()
+    assert not (out / "checkpoints" / "checkpoint-4" / MARKER).exists()
+    again = CliRunner().invoke(app, [*paths, *small, "--resume"])
+    assert again.exit_code == 0, again.output
 
-    write = trainer.save_model
 
-    def full(model: Any, path: str) -> None:
-        if "checkpoint-4" in path:
-            Path(path).write_bytes(b"half of it")
-            raise OSError(28, "No space left on device")
-        write(model, path)
-
-    config = settings(tiny, alpaca, tmp_path / "out")
-    monkeypatch.setattr(trainer, "save_model", full)
-    with pytest.raises(OSError, match="No space"):
-        run(config)
-    newest = latest(config.checkpoints, config.fingerprint())
-    assert newest is not None and newest.name == "checkpoint-2" and (newest / MARKER).is_file()
-    assert not (config.checkpoints / "checkpoint-4").exists()
+def test_what_torch_raises_for_a_full_disk_is_told_as_the_disks(tmp_path: Path) -> None:
+    limit(ROOM)
+    try:
+        with pytest.raises(OSError, match="full disk"), disk_told():
+            torch.save(torch.zeros(ROOM), tmp_path / "optimizer.pt")
+    finally:
+        limit(resource.RLIM_INFINITY)
+    with pytest.raises(RuntimeError, match="other"), disk_told():
+        raise RuntimeError("something other")
 
 
 def test_a_plain_run_is_the_baseline(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
@@ -223,8 +233,8 @@ def test_refusals(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
         settings(tiny, alpaca, tmp_path / "o", teacher=tiny)
     with pytest.raises(ValueError, match="teacher_epochs is -1"):
         settings(tiny, alpaca, tmp_path / "o", teacher_epochs=-1.0)
-    with pytest.raises(ValueError, match="tunes no teacher"):
-        settings(tiny, alpaca, tmp_path / "o", distill=0.5, teacher_epochs=1.0, fsdp=True)
+    with pytest.raises(ValueError, match="shard_saved is given without"):
+        settings(tiny, alpaca, tmp_path / "o", shard_saved=True)
 
 
 def test_the_command(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
