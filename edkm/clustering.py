@@ -193,15 +193,17 @@ def cluster(
 
     Raises:
         ValueError: bits out of range, a pattern that matches nothing, a layer that cannot be
-            clustered, tied layers asked for different bits, rows that ``group_size`` does not
-            divide, or nothing to cluster.
+            clustered or is already, tied layers asked for different bits, rows that
+            ``group_size`` does not divide, or nothing to cluster.
     """
     check_range("bits", bits, 1, 8, "an index is stored in at most one byte")
     check_range("embedding_bits", embedding_bits, 1, 8, "an index is stored in at most one byte")
     if group_size is not None:
         check_range("group_size", group_size, 1, None, "a group has at least one row")
+    held = [name for name, module in model.named_modules() if _codebook_of(module) is not None]
+    bits_of = dict(per_module or {})
     choices = select(
-        model, bits, embedding_bits, include, exclude, dict(per_module or {}), conv=conv
+        model, bits, embedding_bits, include, exclude, bits_of, conv=conv, clustered=held
     )
     base = config or DKMConfig(iterations=1)
     entries = []

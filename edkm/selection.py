@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 from edkm.dkm.checks import DTYPES, check_range
 
+_AGAIN = (
+    "edkm.clustering.Clustering.of(model) is the handle on it; for other settings call "
+    "edkm.cluster on the model as it was loaded"
+)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -38,19 +42,30 @@ def select(
     per_module: dict[str, int],
     *,
     conv: bool,
+    clustered: Sequence[str] = (),
 ) -> list[Choice]:
-    """The choices in the model's order. ``ValueError`` as ``edkm.cluster`` says."""
+    """The choices in the model's order, none of the layers that are ``clustered`` already.
+
+    ``ValueError`` as ``edkm.cluster`` says.
+    """
     named = [(name, module) for name, module in model.named_modules() if name]
     for setting, patterns in (("include", include), ("exclude", exclude), ("bits", per_module)):
         _check_patterns(setting, list(patterns), [name for name, _ in named])
     for pattern, wanted in per_module.items():
         check_range(f"bits of {pattern!r}", wanted, 0, 8, "0 leaves the layer out")
+    for name in set(include).intersection(clustered):
+        raise ValueError(f"include names {name!r}, which is clustered already; {_AGAIN}")
     groups: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in named:
-        if _wanted(name, module, include, exclude, conv):
+        if name not in clustered and _wanted(name, module, include, exclude, conv):
             groups.setdefault(id(_weight(name, module)), []).append((name, module))
     chosen = [_choice(group, bits, embedding_bits, per_module) for group in groups.values()]
     found = [choice for choice in chosen if choice.bits]
+    if not found and clustered:
+        raise ValueError(
+            f"model {type(model).__name__} is clustered already ({len(clustered)} layers, the "
+            f"first is {clustered[0]!r}) and has no other layer to cluster; {_AGAIN}"
+        )
     if not found:
         raise ValueError(
             f"model {type(model).__name__} has no layer to cluster; supported are nn.Linear, "

@@ -232,6 +232,19 @@ def test_unsupported_layers_are_refused_by_name() -> None:
         edkm.cluster(nn.Sequential(nn.Embedding(20, 20, max_norm=1.0)))
 
 
+def test_a_second_call_says_what_is_clustered_already() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(16, 16))
+    edkm.cluster(model)
+    with pytest.raises(ValueError, match=r"clustered already \(1 layers, the first is '1'\)"):
+        edkm.cluster(model, bits=4)
+    with pytest.raises(ValueError, match="include names '1', which is clustered already"):
+        edkm.cluster(model, include=["1"])
+    assert list(edkm.cluster(model, conv=True).weights) == ["0.weight"]  # what is left
+    assert set(Clustering.of(model).weights) == {"0.weight", "1.weight"}
+    with pytest.raises(ValueError, match="2 layers, the first is '0'"):
+        edkm.cluster(model, conv=True)
+
+
 @pytest.mark.parametrize("mode", ["straight", "soft"])
 def test_scales_and_importance_train_and_ship(mode: str) -> None:
     model = Tied()
