@@ -54,7 +54,7 @@ def _who_owns(balance: Balance) -> str:
 
 def _who_saved(seen: Ledger) -> str:
     first = seen.modules[0]
-    where = literal(first.module) or "outside of any module"
+    where = literal(first.module) or "the root module"
     kind = f" ({literal(first.kind)})" if first.kind and first.module else ""
     percent = 100 * first.unique_bytes / seen.total.unique_bytes
     return (

@@ -1,6 +1,7 @@
 """Where did it happen: which module was running?
 
-Contract: `ModuleTracker.current` is the innermost module whose forward is running on this thread.
+Contract: `ModuleTracker.current` is the innermost module whose forward is running on this thread,
+"" for a root module, `events.OUTSIDE` for none.
 Boundary: no tensor is looked at and no module is kept alive; what is attributed is the caller's
 business. Lines of code are profiler.stacks'.
 """
@@ -103,7 +104,7 @@ class ModuleTracker:
     @property
     def current(self) -> str:
         running = self.running
-        return running[-1].name if running else ""
+        return running[-1].name if running else events.OUTSIDE
 
     def take_spans(self) -> list[tuple[int, int, str]]:
         """(first, last + 1) autograd sequence number of every module call so far; forgets them."""

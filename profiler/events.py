@@ -13,6 +13,8 @@ Action = Literal["kept", "copied", "alias", "rebuilt", "table", "shard"]
 Direction = Literal["d2h", "h2d"]
 Category = Literal["param", "grad", "optimizer", "saved", "temp", "host"]
 Phase = Literal["forward", "recompute", "backward", "optimizer", "idle"]
+OUTSIDE = "(outside)"  # in place of a module's name, where none was running
+ROOT = "(root)"  # what readers are shown for the root module's name, which is ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Save:
     time_ns: int = 0
     node_seq: int | None = None  # autograd sequence number of the node that saves
     op: str = ""  # name of that node, e.g. "MmBackward0"
-    module: str = ""
+    module: str = ""  # the innermost that was running; "" for the root, OUTSIDE for none
     stack_id: int | None = None
     shape: list[int] = field(default_factory=list)
     dtype: str = ""

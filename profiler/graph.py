@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import networkx as nx
 import torch
 
-from profiler.events import Save
+from profiler.events import OUTSIDE, Save
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ def join(nodes: Nodes, rows: Iterable[Save], modules: Mapping[int, str]) -> dict
             seen.add((at, row.storage_id))
             unique[at] += row.storage_bytes
     owners = [
-        leaf or modules.get(number, "")
+        leaf or modules.get(number, OUTSIDE)
         for number, leaf in zip(nodes.seq, nodes.module, strict=True)
     ]
     sums = {"saved_bytes": saved, "saved_unique_bytes": unique}

@@ -49,6 +49,7 @@ def listening(listener: Listener) -> Iterator[None]:
         stack.enter_context(_interrupts_kept())
         pair = listener.wrap(*_innermost_pair())
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(*pair))
+        stack.enter_context(_set_aside_for_transforms(pair))
         stack.enter_context(_patched_push(listener))
         stack.enter_context(_patched_engine(listener))
         for handle in _optimizer_hooks(listener):
@@ -125,6 +126,42 @@ def _patched_push(listener: Listener) -> contextlib.AbstractContextManager[None]
         push(*listener.wrap(pack, unpack))
 
     return _replaced(owner, "_push_saved_tensors_default_hooks", traced_push)
+
+
+@contextlib.contextmanager
+def _set_aside_for_transforms(pair: tuple[Pack, Unpack]) -> Iterator[None]:
+    """Take our own pair away while PyTorch refuses hooks (`torch.func`), and put it back after.
+
+    A program's own pair stays and is refused, as without us.
+    """
+    owner = torch._C._autograd
+    disable, enable = owner._saved_tensors_hooks_disable, owner._saved_tensors_hooks_enable
+    push, pop = owner._push_saved_tensors_default_hooks, owner._pop_saved_tensors_default_hooks
+    here = threading.local()
+
+    def traced_disable(*args: Any) -> None:
+        innermost = owner._top_saved_tensors_default_hooks(True)
+        if innermost is None or innermost[0] is not pair[0]:
+            return disable(*args)
+        pop()
+        try:
+            disable(*args)
+        except BaseException:
+            push(*pair)
+            raise
+        here.aside = True
+
+    def traced_enable() -> None:
+        enable()
+        if getattr(here, "aside", False):
+            here.aside = False
+            push(*pair)
+
+    with (
+        _replaced(owner, "_saved_tensors_hooks_disable", traced_disable),
+        _replaced(owner, "_saved_tensors_hooks_enable", traced_enable),
+    ):
+        yield
 
 
 @contextlib.contextmanager

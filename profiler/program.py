@@ -1,24 +1,28 @@
 """Run somebody's training script, unchanged, under the tracer.
 
 Contract: the program sees what it would see under `python script.py args` or `python -m module`:
-its own `sys.argv`, `sys.path[0]` and `__main__`; its exit code is returned, and its exceptions are
-printed without the frames of the profiler.
+its own `sys.argv`, `sys.path[0]`, `__main__` and `__file__`; its exit code is returned, and its
+exceptions go to its own `sys.excepthook` without the frames of the profiler.
 Boundary: runs it once, in this process; what is recorded is the tracer's business.
 """
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import os
 import runpy
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from profiler.tracer import Level
+    from profiler.tracer import Level, Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,23 +61,22 @@ class Program:
 
         `failed` is told of the exception that ended it, instead of its being printed.
         """
-        before = list(sys.argv), list(sys.path)
+        before = list(sys.argv), list(sys.path), sys.modules["__main__"]
+        sys.argv = [self.target, *self.arguments]
         try:
             if self.module:
-                sys.argv = [self.target, *self.arguments]
-                sys.path.insert(0, os.getcwd())
+                _put_first(os.getcwd())
                 runpy.run_module(self.target, run_name="__main__", alter_sys=True)
             else:
-                sys.argv = [self.target, *self.arguments]
-                sys.path.insert(0, str(Path(self.target).resolve().parent))
-                runpy.run_path(self.target, run_name="__main__")
+                _put_first(str(Path(self.target).resolve().parent))
+                _run_script(self.target)
         except SystemExit as stop:
             return _exit_code(stop)
         except Exception as error:
             (failed or _print_without_us)(error)
             return 1
         finally:
-            sys.argv, sys.path[:] = before
+            sys.argv, sys.path[:], sys.modules["__main__"] = before
         return 0
 
 
@@ -106,9 +109,30 @@ def trace_program(
         rank=rank,
         world_size=world_size,
     ) as tracer:
-        code = program.run()
+        with _closed_before_exit(tracer):
+            code = program.run()
         tracer.writer.describe(exit_code=code)
     return code
+
+
+@contextlib.contextmanager
+def _closed_before_exit(tracer: Tracer) -> Iterator[None]:
+    """Close the run where the program ends itself by `os._exit`, past every handler."""
+    leave, process = os._exit, os.getpid()
+
+    def traced_exit(status: int) -> NoReturn:
+        try:
+            if os.getpid() == process and threading.current_thread() is threading.main_thread():
+                tracer.writer.describe(exit_code=status)
+                tracer.__exit__(None, None, None)
+        finally:
+            leave(status)
+
+    os._exit = traced_exit
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def ranks() -> tuple[int, int]:
@@ -138,10 +162,31 @@ def parse_steps(text: str | None) -> tuple[int | None, int | None]:
     return bounds
 
 
+def _put_first(folder: str) -> None:
+    """Search for modules there first, instead of where `python -m profiler.trace` was started."""
+    home = str(Path(__file__).parents[1])
+    started_here = sys.path[:1] == [os.getcwd()] and os.getcwd() != home
+    sys.path[: int(started_here)] = [folder]
+
+
+def _run_script(target: str) -> None:
+    """As `python target`: unlike `runpy.run_path`, __file__ is absolute and argv[0] is not."""
+    path = os.path.abspath(target)
+    main = types.ModuleType("__main__")
+    main.__dict__.update(
+        __file__=path,
+        __cached__=None,
+        __builtins__=builtins,
+        __loader__=SourceFileLoader("__main__", path),
+    )
+    sys.modules["__main__"] = main
+    exec(compile(Path(path).read_bytes(), path, "exec", dont_inherit=True), main.__dict__)
+
+
 def _exit_code(stop: SystemExit) -> int:
     """As Python itself: None is success, a text goes to stderr and is 1."""
     if stop.code is None or isinstance(stop.code, int):
-        return stop.code or 0
+        return int(stop.code or 0)
     print(stop.code, file=sys.stderr)
     return 1
 
@@ -151,4 +196,4 @@ def _print_without_us(error: Exception) -> None:
     ours = (__file__, runpy.__file__, "<frozen runpy>")
     while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace)
+    sys.excepthook(type(error), error.with_traceback(trace), trace)

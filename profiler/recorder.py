@@ -158,7 +158,8 @@ class Recorder:
         self, tensor: Tensor, packed: Any, sequence: int, start: int, pack: Pack, copies: Copies
     ) -> TracedSave:
         running = self._modules.running
-        live = self.storages.see(tensor, module=running[-1].name if running else "")
+        module = running[-1].name if running else events.OUTSIDE
+        live = self.storages.see(tensor, module=module)
         row = self._row(tensor, live, sequence, start, running)
         whole = tensor._base
         source = _Source(tensor if whole is None else whole, _dropped)
@@ -194,7 +195,7 @@ class Recorder:
             time_ns=start,
             node_seq=sequence,
             op=type(node).__name__ if producer == sequence and node is not None else "",
-            module=running[-1].name if running else "",
+            module=running[-1].name if running else events.OUTSIDE,
             stack_id=None if self._stacks is None else self._stacks.here(3, running),
             shape=list(tensor.shape),
             dtype=dtype_name(tensor.dtype),

@@ -19,6 +19,7 @@ from profiler.analyses import Duplicates, Ledger, Traffic, duplicates, ledger, t
 from profiler.analyses.common import Result
 from profiler.analyses.fold import fold
 from profiler.analyses.ledger import Balance, Entry
+from profiler.events import ROOT
 from profiler.query import Run
 from profiler.reports.units import NOTHING, format_bytes
 
@@ -82,7 +83,7 @@ def _ledger_table(found: Ledger, top: int) -> Table:
 def fold_ledger(entries: Sequence[Entry]) -> list[tuple[str, Entry]]:
     """Lines of a ledger with equal layers added up: (name, sums), the largest first."""
     lines = fold(entries, lambda e: e.module, lambda e: replace(e, module=""))
-    folded = [(line.label or "(outside modules)", _sum(line.members)) for line in lines]
+    folded = [(line.label or ROOT, _sum(line.members)) for line in lines]
     return sorted(folded, key=lambda line: -line[1].unique_bytes)
 
 

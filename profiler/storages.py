@@ -142,6 +142,12 @@ def has_storage(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_nested
 
 
+def own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The model's named parameters, without what `functional_call` puts in their place."""
+    named = model.named_parameters()
+    return [(name, found) for name, found in named if isinstance(found, nn.Parameter)]
+
+
 def is_parameter(tensor: Tensor) -> bool:
     """Whether the tensor is a parameter or a view of one."""
     base = tensor if tensor._base is None else tensor._base

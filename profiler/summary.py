@@ -81,7 +81,7 @@ class SummaryRecorder:
 
     def _begin_total(self, running: Sequence[ModuleCall]) -> events.Total:
         """The total of the innermost call's module, noted there for its next saves."""
-        module = running[-1].name if running else ""
+        module = running[-1].name if running else events.OUTSIDE
         total = self._totals.get(module)
         if total is None:
             total = self._totals[module] = events.Total(step=self.step, module=module)

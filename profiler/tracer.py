@@ -26,7 +26,7 @@ from profiler.hooks import Pack, Unpack, listening
 from profiler.memory import MemorySampler
 from profiler.recorder import Recorder
 from profiler.stacks import StackTable
-from profiler.storages import StorageTable, has_storage
+from profiler.storages import StorageTable, has_storage, own_parameters
 from profiler.store import RunWriter
 from profiler.summary import SummaryRecorder
 
@@ -116,7 +116,7 @@ class Tracer:
         for row in self._modules.register(model):
             self.writer.add(row)
         prefix = self._modules.name_of(model)
-        for name, parameter in model.named_parameters():
+        for name, parameter in own_parameters(model):
             full = f"{prefix}.{name}" if prefix else name
             module = full.rpartition(".")[0]
             self._names[id(parameter)] = (weakref.ref(parameter), full)

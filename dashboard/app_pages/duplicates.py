@@ -84,8 +84,8 @@ def _row(group: Group) -> dict[str, object]:
         "repeated MiB": mib_value(group.repeated_bytes),
         "wasted MiB": mib_value(group.wasted_bytes),
         "category": "parameter" if group.is_param else group.category,
-        "saved first by": f"{first.module or '(outside)'} {short_op(first.op)}",
-        "and last by": f"{last.module or '(outside)'} {short_op(last.op)}",
+        "saved first by": f"{first.module or '(root)'} {short_op(first.op)}",
+        "and last by": f"{last.module or '(root)'} {short_op(last.op)}",
         "rank": group.rank,
     }
 
@@ -107,7 +107,7 @@ def _detail(group: Group) -> None:
     rows = [
         {
             "operation": short_op(member.op),
-            "module": member.module or "(outside)",
+            "module": member.module or "(root)",
             "line": source_words(member.source),
             "relation": member.relation,
             "shape": shape_words(member.shape),

@@ -91,7 +91,7 @@ def _chosen(seen: Blocks, event: Any) -> Box:
 
 
 def _saved(view: View, rank: int, box: Box) -> None:
-    where = literal(box.module) or "outside of modules"
+    where = literal(box.module) or "(root)"
     st.subheader(f"Saved by {literal(', '.join(box.operations))}")
     st.write(
         f"{where}, {counted(box.nodes, 'node')}: {counted(box.saves, 'saved tensor')}, "
@@ -111,7 +111,7 @@ def _table(found: list[dict[str, Any]], alt: str) -> None:
     rows = [
         {
             "operation": short_op(row["op"]),
-            "module": row["module"] or "(outside)",
+            "module": row["module"] or "(root)",
             "line": source_words(row["source"]),
             "MiB": mib_value(row["logical_bytes"]),
             "shape": shape_words(row["shape"]),
@@ -129,7 +129,7 @@ def _around(view: View, rank: int, box: Box) -> None:
     """One node of the box: whose outputs it uses, who uses its own, and what it saves."""
     nodes = view.ask(nodes_between, box.first_seq, box.last_seq, rank=rank, limit=NODES)
     numbers = {
-        f"{short_op(row['name'])}, {row['module'] or '(outside)'} (number {row['seq']})": row["seq"]
+        f"{short_op(row['name'])}, {row['module'] or '(root)'} (number {row['seq']})": row["seq"]
         for row in nodes
     }
     st.subheader("Around one node")

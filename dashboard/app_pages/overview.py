@@ -83,7 +83,7 @@ def _modules(seen: Ledger) -> None:
     st.subheader("By module")
     rows = [
         {
-            "module": entry.module or "(outside)",
+            "module": entry.module or "(root)",
             "saved MiB": mib_value(entry.unique_bytes),
             "repeated MiB": mib_value(entry.aliased_bytes),
             "saves": entry.saves,

@@ -140,7 +140,7 @@ def _table(flows: list[Flow]) -> None:
     rows = [
         {
             "direction": flow.direction.upper(),
-            "module": flow.module or "(outside)",
+            "module": flow.module or "(root)",
             "form": ACTION_WORDS.get(flow.action, flow.action),
             "MiB": mib_value(flow.bytes),
             "copies": flow.copies,

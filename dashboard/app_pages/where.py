@@ -62,7 +62,7 @@ def _chosen(seen: Places) -> Place:
 
 
 def _detail(view: View, place: Place) -> None:
-    whole = literal(place.module) or ("outside of modules" if place.op else "The whole model")
+    whole = literal(place.module) or ("(root)" if place.op else "The whole model")
     st.subheader(f"{short_op(place.op)}, {whole}" if place.op else whole)
     figures = [
         ("Itself, MiB", format_mib(place.self_bytes), "Kept by operations of this very module"),
@@ -81,7 +81,7 @@ def _detail(view: View, place: Place) -> None:
             "saved MiB": mib_value(line.logical_bytes),
             "saves": line.saves,
             "operation": short_op(line.op),
-            "module": line.module or "(outside)",
+            "module": line.module or "(root)",
             "file": line.source.rsplit(":", 2)[0],
         }
         for line in found

@@ -80,7 +80,7 @@ def _alike(member: Member) -> Alike:
         member.relation,
         shape_words(member.shape),
         member.dtype,
-        f"{member.module or '(outside)'} {short_op(member.op)}",
+        f"{member.module or '(root)'} {short_op(member.op)}",
         member.action,
         member.hops,
     )

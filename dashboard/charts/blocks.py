@@ -180,7 +180,7 @@ def _name(box: Box) -> str:
     """Unique, and all that the tooltip says."""
     span = str(box.first_seq) if box.nodes == 1 else f"{box.first_seq} to {box.last_seq}"
     return plain(
-        f"{box.module or '(outside of modules)'}: {', '.join(box.operations)}; nodes {span}; "
+        f"{box.module or '(root)'}: {', '.join(box.operations)}; nodes {span}; "
         f"{box.saves} saves, {format_bytes(box.saved_bytes)}, new {format_bytes(box.unique_bytes)}"
     )
 

@@ -27,7 +27,7 @@ KINDS = {
 
 def change_name(change: Change, most: int = 1, between: str = "\n") -> str:
     """Where a change is: the modules, and on a second line the operation."""
-    names = [name or "(outside)" for name in change.modules[:most]]
+    names = [name or "(root)" for name in change.modules[:most]]
     more = len(change.modules) - len(names)
     where = ", ".join(names) + (f" and {more} more" if more else "")
     return f"{where}{between}{short_op(change.op) if change.op else change.phase}"

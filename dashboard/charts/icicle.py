@@ -157,4 +157,4 @@ def _about(node: Place) -> str:
     if node.kind == "rest":
         return f"{node.items} smaller items"
     where = node.module or "the whole model"
-    return f"{short_op(node.op)} in {node.module or '(outside of modules)'}" if node.op else where
+    return f"{short_op(node.op)} in {node.module or '(root)'}" if node.op else where

@@ -43,12 +43,12 @@ def streams(flows: Sequence[Flow]) -> list[tuple[str, str, int]]:
     """(module, action, bytes), modules largest first, small ones together."""
     per_module: Counter[str] = Counter()
     for flow in flows:
-        per_module[flow.module or "(outside)"] += flow.bytes
+        per_module[flow.module or "(root)"] += flow.bytes
     large = [name for name, _ in per_module.most_common(MODULES)]
     small = f"{len(per_module) - len(large)} smaller modules"
     summed: Counter[tuple[str, str]] = Counter()
     for flow in flows:
-        name = flow.module or "(outside)"
+        name = flow.module or "(root)"
         action = ACTION_WORDS.get(flow.action, flow.action)
         summed[name if name in large else small, action] += flow.bytes
     order = {name: index for index, name in enumerate([*large, small])}

@@ -34,7 +34,7 @@ def span_records(group: Group, limit: int = 24) -> list[dict[str, Any]]:
         )
         records.append(
             {
-                "line": f"{number + 1}. {member.module or '(outside)'} {short_op(member.op)}",
+                "line": f"{number + 1}. {member.module or '(root)'} {short_op(member.op)}",
                 "order": number,
                 "start": start / scale,
                 "end": end / scale,

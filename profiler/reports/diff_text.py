@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from profiler.analyses.diff import Change, Diff, Side
+from profiler.events import ROOT
 from profiler.reports.units import NOTHING, format_bytes
 
 _MODULES = 3  # named per line
@@ -43,7 +44,7 @@ def diff_text(found: Diff, top: int = 15) -> RenderableType:
 
 def cells(change: Change) -> tuple[str, str, str, str, str, str]:
     """What a table says of one change."""
-    names = [name or "(outside modules)" for name in change.modules[:_MODULES]]
+    names = [name or ROOT for name in change.modules[:_MODULES]]
     more = len(change.modules) - len(names)
     where = ", ".join(names) + (f" and {more} more" if more else "")
     device, host = signed(change.device_bytes), signed(change.host_bytes)

@@ -18,6 +18,7 @@ from profiler.analyses.ledger import Balance
 from profiler.analyses.lint import Finding
 from profiler.analyses.traffic import Flow
 from profiler.analyses.whatif import Measured, Prediction, WhatIf
+from profiler.events import ROOT
 from profiler.report import fold_ledger
 from profiler.reports.diff_text import TOTALS, cells, total_cells
 from profiler.reports.html_elements import (
@@ -149,7 +150,7 @@ def _group_cells(groups: list[Group], most: int) -> tuple[str, ...]:
     """One line for equal duplicates in equal layers."""
     first = groups[0].members[0]
     names = fold_names(group.members[0].module for group in groups)
-    shown = ", ".join(name or "(outside modules)" for name in names[:4])
+    shown = ", ".join(name or ROOT for name in names[:4])
     kinds = sorted({member.relation for member in groups[0].members[1:]})
     repeated = _sum(groups, "repeated_bytes")
     return (
@@ -192,7 +193,7 @@ def _flow_cells(flows: list[Flow], most: int) -> tuple[str, ...]:
     """One line for equal traffic of equal layers."""
     first, size = flows[0], flows[0].bytes * len(flows)
     names = fold_names(flow.module for flow in flows)
-    shown = ", ".join(name or "(outside modules)" for name in names[:4])
+    shown = ", ".join(name or ROOT for name in names[:4])
     return (
         code(shown), text(f"{first.direction} {first.action}{' (peer)' if first.peer else ''}"),
         bar(size / most, "var(--green)"), text(first.copies * len(flows)),
@@ -251,7 +252,7 @@ def _rule(findings: list[Finding]) -> str:
     first = findings[0]
     rows = []
     for finding in findings[:PLACES]:
-        names = [name or "(outside modules)" for name in finding.modules[:6]]
+        names = [name or ROOT for name in finding.modules[:6]]
         rows.append((
             code(f"{', '.join(names)}: {finding.op}") + place(finding.source),
             text(finding.count), text(format_bytes(finding.bytes)),

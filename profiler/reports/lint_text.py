@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from profiler.analyses.lint import Finding, Lint
+from profiler.events import ROOT
 from profiler.reports.units import format_bytes
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -57,7 +58,7 @@ def _rule(findings: list[Finding]) -> Text:
 
 
 def _place(finding: Finding) -> str:
-    where = ", ".join(name or "(outside modules)" for name in finding.modules[:_MODULES])
+    where = ", ".join(name or ROOT for name in finding.modules[:_MODULES])
     if (more := len(finding.modules) - _MODULES) > 0:
         where += f" and {more} more"
     times = "once" if finding.count == 1 else f"{finding.count} times"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from profiler.attribution import ModuleTracker, module_of_nodes
+from profiler.events import OUTSIDE
 
 
 class _Inner(nn.Module):
@@ -33,7 +34,7 @@ def test_current_module_is_the_innermost_one_by_its_qualified_name(tracker: Modu
     rows = tracker.register(model)
     model(torch.ones(1))
     assert seen == ["1.0"]
-    assert tracker.current == ""
+    assert tracker.current == OUTSIDE
     assert [row.module for row in rows] == ["", "0", "1", "1.0"]
     assert rows[3].parent == "1"
 
@@ -62,7 +63,7 @@ def test_an_exception_in_forward_leaves_no_module_behind(tracker: ModuleTracker)
 
     with pytest.raises(KeyError):
         Fails()()
-    assert tracker.current == ""
+    assert tracker.current == OUTSIDE
 
 
 def test_nodes_belong_to_the_innermost_span_also_when_two_are_equal() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -65,19 +64,6 @@ def test_a_script_prints_what_it_prints_without_the_tracer(tmp_path) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("ending", "code"),
-    [("sys.exit(3)", 3), ("sys.exit('sorry')", 1), ("sys.exit()", 0), ("1 / 0", 1)],
-)
-def test_the_exit_code_is_the_scripts(tmp_path, ending: str, code: int) -> None:
-    done = _trace(tmp_path, f"import sys\n{ending}\n")
-    assert done.returncode == code
-    if ending == "1 / 0":
-        assert "ZeroDivisionError" in done.stderr and "profiler/" not in done.stderr
-    with open_run(tmp_path / "run") as run:
-        assert run.info["exit_code"] == code
-
-
 def test_a_module_runs_as_main(tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__main__.py").write_text("import sys; print(__name__, sys.argv[1:])")
@@ -111,21 +97,6 @@ def test_summary_adds_up_to_the_ledger_of_full(tmp_path) -> None:
         ours, theirs = ledger(short, 1), ledger(full, 1)
     assert ours.modules == theirs.modules
     assert ours.total.saves == 8 and ours.total.unique_bytes > 0
-
-
-def test_ranks_of_torchrun_share_one_folder(tmp_path) -> None:
-    (tmp_path / "train.py").write_text(TRAIN)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         "-m", "profiler.trace", "--out", str(tmp_path / "run"), "--",
-         str(tmp_path / "train.py"), "1"],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    with open_run(tmp_path / "run") as run:
-        assert run.info["ranks"] == 2
-        rows = run.sql("select rank, count(*) n from saves where step = 0 group by 1 order by 1")
-        assert rows.to_pylist() == [{"rank": 0, "n": 8}, {"rank": 1, "n": 8}]
 
 
 @pytest.mark.parametrize("text", ["", "3", "a:b", "4:2", "-1:2", "3:3", "1:2:3"])
