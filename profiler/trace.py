@@ -7,25 +7,21 @@ Boundary: reads the command line and prints. No measuring and no drawing here.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from profiler.jobs import choose_job, ignored
 from profiler.layer_run import STEPS_BESIDES_ROWS, LayerRun, Measured, run_layer
 from profiler.layers import PRESETS
 from profiler.program import Program, parse_steps, ranks, trace_program
+from profiler.terminal import console, errors, progress, say
 
 if TYPE_CHECKING:
     from profiler.plan import Plan
@@ -47,27 +43,17 @@ python -m profiler.trace --fake --model llama-7b --length 2048 --lora 16
 torchrun --nproc-per-node 2 -m profiler.trace --out runs/both -- train.py
 """
 
+Dtype = Literal["bfloat16", "float16", "float32"]
+LevelName = Literal["summary", "full", "values"]  # the tracer's, without importing torch here
+
+_TYPED = "COMMANDLINE"  # how click calls the source of a value that was typed
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class Dtype(StrEnum):
-    """What the weights are made of."""
-
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
-
-
-class LevelName(StrEnum):
-    """How much is recorded."""
-
-    summary = "summary"
-    full = "full"
-    values = "values"
 
 
 @app.command(epilog=_EPILOG, no_args_is_help=True)
 def main(
+    context: typer.Context,
     program: Annotated[
         list[str] | None,
         typer.Argument(help="behind --: a training script and its arguments, or -m module"),
@@ -91,7 +77,7 @@ def main(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="sequences per step of a checkpoint")] = 2,
     length: Annotated[int, typer.Option(min=2, help="tokens per sequence")] = 256,
-    dtype: Annotated[Dtype, typer.Option(help="of the weights")] = Dtype.bfloat16,
+    dtype: Annotated[Dtype, typer.Option(help="of the weights")] = "bfloat16",
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto")] = "auto",
     tau: Annotated[
         float | None, typer.Option(help="softmax temperature; default: scaled to the weights")
@@ -99,7 +85,7 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="of weights, gradients and centroids")] = 0,
     level: Annotated[
         LevelName, typer.Option(help="of a script: bytes per module, every save, or contents too")
-    ] = LevelName.full,
+    ] = "full",
     fake: Annotated[
         bool, typer.Option("--fake", help="plan with shapes only; nothing is computed")
     ] = False,
@@ -128,15 +114,17 @@ def main(
     """
     words = (["-m", module] if module else []) + (program or [])
     path = _path(out, layer or "run")
-    with _errors(lambda: path):
-        _check_what(layer, words, fake)
-        if words:
+    with errors(lambda: path):
+        job = choose_job(layer, words, fake)
+        if (note := ignored(job, _given(context))) is not None and ranks()[0] == 0:
+            say(note, error=True)
+        if job == "program":
             parsed, window = Program.parse(words), parse_steps(steps)
             path = _path(out, parsed.name)
             if fake:
-                raise SystemExit(_plan_script(parsed, path, level.value, window, force))
-            raise SystemExit(_trace_script(parsed, path, level.value, window, force))
-        if layer is None:
+                raise SystemExit(_plan_script(parsed, path, level, window, force))
+            raise SystemExit(_trace_script(parsed, path, level, window, force))
+        if job == "plan":
             path = _path(out, f"plan-{Path(model).name}")
             from profiler.plan import PlanSettings, plan_step
 
@@ -144,11 +132,12 @@ def main(
                 model=model,
                 batch=batch,
                 length=length,
-                dtype=dtype.value,
+                dtype=dtype,
                 optimizer=optimizer,
                 lora=lora,
             )
             return _print_plan(plan_step(settings, path, force=force), path, as_json)
+        assert layer is not None
         _allow_interrupts()
         run = LayerRun(
             layer=layer,
@@ -161,32 +150,27 @@ def main(
             text=text,
             batch=batch,
             length=length,
-            dtype=dtype.value,
+            dtype=dtype,
             device=device,
             tau=tau,
             seed=seed,
         )
-        with _progress(len(run.configs) + STEPS_BESIDES_ROWS) as tell:
+        with progress(len(run.configs) + STEPS_BESIDES_ROWS) as tell:
             measured = run_layer(run, path, tell, force=force, pictures=pictures)
     _print_ablation(measured, path, as_json)
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options that the command line itself names."""
+    names = [(parameter.name or "", parameter.opts[-1]) for parameter in context.command.params]
+    sources = ((option, context.get_parameter_source(name)) for name, option in names)
+    return [option.lstrip("-") for option, source in sources if source and source.name == _TYPED]
 
 
 def _allow_interrupts() -> None:
     """Shells start background jobs with SIGINT ignored: then nobody could stop us in order."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _check_what(layer: str | None, words: list[str], fake: bool) -> None:
-    """One thing to trace: a layer, a program, or the plan of a model."""
-    if layer is not None and (words or fake):
-        other = "a program" if words else "--fake"
-        raise ValueError(f"what to trace: give either --layer or {other}, not both")
-    if layer is None and not words and not fake:
-        raise ValueError(
-            "what to trace: give --layer attn0, or a program behind two dashes, or --fake with a "
-            "--model; see --help"
-        )
 
 
 def _path(out: str | None, name: str) -> Path:
@@ -199,25 +183,20 @@ def _path(out: str | None, name: str) -> Path:
 def _trace_script(
     program: Program,
     path: Path,
-    level: str,
+    level: LevelName,
     steps: tuple[int | None, int | None],
     force: bool,
 ) -> int:
-    from profiler.tracer import LEVELS
-
-    (known,) = (name for name in LEVELS if name == level)
-    code = trace_program(program, path, level=known, steps=steps, force=force)
+    code = trace_program(program, path, level=level, steps=steps, force=force)
     if ranks()[0] == 0:
-        console = Console(stderr=True)
-        _line(console, f"run:      {path}")
-        _line(console, f"read it:  python -m profiler report {path}")
+        _say_where(path, error=True)
     return code
 
 
 def _plan_script(
     program: Program,
     path: Path,
-    level: str,
+    level: LevelName,
     steps: tuple[int | None, int | None],
     force: bool,
 ) -> int:
@@ -227,20 +206,20 @@ def _plan_script(
     wanted = steps[1] or (steps[0] or 0) + 2
     code, problem = plan_script(program, path, steps=wanted, force=force)
     if problem is None:
-        print(f"planned:  {path} (shapes only, nothing was computed)", file=sys.stderr)
+        say(f"planned:  {path} (shapes only, nothing was computed)", error=True)
         return code
-    print(
+    say(
         f"--fake: the script cannot be planned to its end ({problem}); what was planned is in "
         f"{path}, and it is run for real now",
-        file=sys.stderr,
+        error=True,
     )
     real = path.with_name(f"{path.name}-real")
     return _trace_script(program, real, level, steps, force)
 
 
-def _line(console: Console, text: str) -> None:
-    """One line whatever its length: a path that wraps cannot be copied."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def _say_where(path: Path, *, error: bool = False) -> None:
+    say(f"run:      {path}", error=error)
+    say(f"read it:  python -m profiler report {path}", error=error)
 
 
 def _print_plan(plan: Plan, path: Path, as_json: bool) -> None:
@@ -249,63 +228,24 @@ def _print_plan(plan: Plan, path: Path, as_json: bool) -> None:
         return
     from profiler.reports.plan_text import plan_report
 
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(plan_report(dataclasses.asdict(plan)))
-    _line(console, f"run:      {path}")
-    _line(console, f"read it:  python -m profiler report {path}")
-
-
-@contextlib.contextmanager
-def _errors(path: Callable[[], Path]) -> Iterator[None]:
-    """Turn what can go wrong into one line and an exit code."""
-    try:
-        yield
-    except ValueError as error:
-        _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail(f"interrupted; what was recorded so far is in {path()}", 130)
-    except (MemoryError, RuntimeError) as error:
-        _fail(f"{error}; what was recorded so far is in {path()}", 1)
-
-
-@contextlib.contextmanager
-def _progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar on the terminal, nothing elsewhere; call what it gives at the start of each step."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=steps)
-        done = -1
-
-        def tell(what: str) -> None:
-            nonlocal done
-            done += 1
-            bar.update(task, description=what, completed=done)
-
-        yield tell
-        bar.update(task, completed=steps)
+    console(100).print(plan_report(dataclasses.asdict(plan)))
+    _say_where(path)
 
 
 def _print_ablation(measured: Measured, path: Path, as_json: bool) -> None:
     for problem in measured.problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        say(f"warning: {problem}", error=True)
     if as_json:
         print(json.dumps({**measured.ablation, "run": str(path)}, indent=1))
         return
     from profiler.reports.text import ablation_report
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(ablation_report(measured.ablation))
-    _line(console, f"run:      {path}")
+    console(160).print(ablation_report(measured.ablation))
+    say(f"run:      {path}")
     for picture in measured.pictures:
         if picture.suffix == ".png":
-            _line(console, f"picture:  {picture}")
-    console.print("explore:  streamlit run dashboard/app.py", highlight=False)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(code)
+            say(f"picture:  {picture}")
+    say("explore:  streamlit run dashboard/app.py")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from profiler import open_run
+from profiler.jobs import Job, ignored
 from profiler.trace import app
 
 ROW_KEYS = {
@@ -157,3 +160,36 @@ def test_a_short_or_missing_text_is_refused(tmp_path, realdata) -> None:
     done = _invoke(*model, "--text", tmp_path / "none.txt")
     assert done.exit_code == 2 and "no such file" in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("job", "given", "told"),
+    [
+        ("program", ["program", "level", "steps", "out", "force"], None),
+        ("program", ["bits", "out", "json"], "--bits, --json: ignored, a program has no use"),
+        ("plan", ["fake", "lora", "steps"], "--steps: ignored, the plan of a model (--fake)"),
+        ("layer", ["layer", "bits", "optimizer"], "--optimizer: ignored, the ablation of a layer"),
+    ],
+)
+def test_options_of_another_job_are_named(job: Job, given: list[str], told: str | None) -> None:
+    found = ignored(job, given)
+    assert found is None if told is None else told in str(found)
+
+
+def test_every_option_belongs_to_a_job_and_is_seen_when_given(tmp_path) -> None:
+    names = {parameter.opts[-1].lstrip("-") for parameter in get_command(app).params} - {"help"}
+    for name in names:
+        assert any(ignored(job, [name]) is None for job in get_args(Job)), name
+    (tmp_path / "empty.py").write_text("")
+    run = (
+        "--out",
+        tmp_path / "run",
+        "--bits",
+        "4",
+        "--level",
+        "summary",
+        "--",
+        tmp_path / "empty.py",
+    )
+    done = _invoke(*run)
+    assert done.exit_code == 0 and "--bits: ignored" in done.stderr and "--level" not in done.stderr
