@@ -11,14 +11,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from profiler.query import Run, latest_run, list_runs, open_run
+from profiler.terminal import console, fail, say
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+_WIDTH = 160  # of a report where there is no terminal
 
 T = TypeVar("T")
 RunPath = Annotated[Path, typer.Argument(help="the run folder, or a folder of runs: its newest")]
@@ -41,7 +43,7 @@ def report(
     if as_json:
         _print_json(found.to_json())
     else:
-        _console().print(report_text(found, top))
+        console(_WIDTH).print(report_text(found, top))
 
 
 @app.command(epilog="Example: python -m profiler lint runs/a --fail-on error")
@@ -64,7 +66,7 @@ def lint(
     if as_json:
         _print_json(found.to_json())
     else:
-        _console().print(lint_text(found))
+        console(_WIDTH).print(lint_text(found))
     if found.matching(wanted):
         raise typer.Exit(1)
 
@@ -86,7 +88,7 @@ def diff(
     if as_json:
         _print_json(found.to_json())
     else:
-        _console().print(diff_text(found, top))
+        console(_WIDTH).print(diff_text(found, top))
 
 
 @app.command(epilog="Example: python -m profiler html runs/a runs/b --out report.html")
@@ -110,7 +112,7 @@ def html(
     if as_json:
         _print_json({"file": str(path), "bytes": path.stat().st_size})
     else:
-        _console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+        say(str(path))
 
 
 @app.command(epilog="Example: python -m profiler whatif runs/a --offload 'model.layers.*'")
@@ -160,13 +162,15 @@ def whatif(
     if as_json:
         _print_json(found.to_json())
     else:
-        _console().print(whatif_text(found))
+        console(_WIDTH).print(whatif_text(found))
 
 
-@app.command(epilog="Example: python -m profiler export perfetto runs/a --out trace.json")
+@app.command(epilog="Example: python -m profiler export runs/a perfetto --out trace.json")
 def export(
-    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="'formats' lists them")],
-    run: RunPath,
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN [FORMAT]...", help="'formats' lists them; default: all"),
+    ],
     out: Annotated[Path | None, typer.Option(help="file; default: exports/ in the run")] = None,
     step: Annotated[int | None, typer.Option(help="one step only")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
@@ -174,12 +178,23 @@ def export(
 ) -> None:
     """Write a run for Perfetto, memory_viz, Model Explorer, a graph tool or a flame graph."""
     from profiler.exports import export as write
+    from profiler.exports import run_and_formats
 
-    path = _tried(lambda: write(_open(run), kind, out, step=step, force=force))
+    def written() -> dict[str, Path]:
+        path, kinds = run_and_formats(words, out)
+        run = _open(Path(path))
+        return {kind: write(run, kind, out, step=step, force=force) for kind in kinds}
+
+    files = _tried(written)
     if as_json:
-        _print_json({"format": kind, "file": str(path), "bytes": path.stat().st_size})
-    else:
-        _console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+        rows = [
+            {"format": kind, "file": str(file), "bytes": file.stat().st_size}
+            for kind, file in files.items()
+        ]
+        _print_json(rows[0] if len(rows) == 1 else {"files": rows})
+        return
+    for file in files.values():
+        say(str(file))
 
 
 @app.command("import", epilog="Example: python -m profiler import snapshot.pickle --out runs/a")
@@ -196,7 +211,7 @@ def import_(
     if as_json:
         _print_json({"run": str(path)})
     else:
-        _console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+        say(str(path))
 
 
 @app.command(epilog="Example: python -m profiler formats --json")
@@ -209,7 +224,7 @@ def formats(as_json: AsJson = False) -> None:
         _print_json(names)
     else:
         for name, suffix in names.items():
-            _console().print(f"{name:20} {suffix}", markup=False, highlight=False)
+            say(f"{name:20} {suffix}")
 
 
 @app.command(epilog="Example: python -m profiler runs runs/")
@@ -223,8 +238,7 @@ def runs(
         _print_json({"runs": rows})
         return
     for row in rows:
-        line = f"{row['path']}  {row['created'] or ''}  {row['note'] or ''}".rstrip()
-        _console().print(line, markup=False, highlight=False, soft_wrap=True)
+        say(f"{row['path']}  {row['created'] or ''}  {row['note'] or ''}".rstrip())
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -246,21 +260,12 @@ def _tried(work: Callable[[], T]) -> T:
     try:
         return work()
     except ValueError as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"Error: {message}", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
+        fail(str(error))
 
 
 def _print_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=1)
     sys.stdout.write("\n")
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 if __name__ == "__main__":

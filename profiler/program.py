@@ -17,7 +17,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -46,6 +46,10 @@ class Program:
             raise ValueError(
                 "program: none given; write it behind two dashes, "
                 "as in: python -m profiler.trace -- train.py --epochs 1"
+            )
+        if module and not _is_importable(rest[0].partition(".")[0]):
+            raise ValueError(
+                f"module {rest[0]!r}: no such module; it must be installed or lie in this folder"
             )
         if not module and not Path(rest[0]).is_file():
             raise ValueError(f"script {rest[0]!r}: no such file; give a Python script's path")
@@ -160,6 +164,11 @@ def parse_steps(text: str | None) -> tuple[int | None, int | None]:
             "not); either may be left out"
         )
     return bounds
+
+
+def _is_importable(name: str) -> bool:
+    found = PathFinder.find_spec(name, [os.getcwd(), *sys.path])
+    return found is not None or name in sys.builtin_module_names
 
 
 def _put_first(folder: str) -> None:

@@ -6,7 +6,7 @@ Not here: Parquet (the run folder is Parquet as it is) and HTML (profiler.report
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from profiler.exports import chrome, folded, graphs, model_explorer, snapshot
@@ -23,7 +23,25 @@ FORMATS: dict[str, tuple[Build, str]] = {
     "folded": (folded.build, "stacks.folded"),
 }
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "export", "run_and_formats"]
+
+
+def run_and_formats(words: Sequence[str], out: Path | None) -> tuple[str, list[str]]:
+    """Tell the run from the formats among the words of a command line, in whatever order.
+
+    No format stands for all of them. A run that is called like a format stands last.
+    ValueError for no run, or several, and for `out` (one file) where several are written.
+    """
+    runs = [word for word in words if word not in FORMATS] or list(words[-1:])
+    if len(runs) != 1:
+        raise ValueError(
+            f"export: got {', '.join(runs)}, must be one run and formats among {', '.join(FORMATS)}"
+        )
+    place = len(words) - 1 - list(reversed(words)).index(runs[0])
+    kinds = [*words[:place], *words[place + 1 :]] or list(FORMATS)
+    if out is not None and len(kinds) > 1:
+        raise ValueError(f"out: got {str(out)!r}, which is one file, for {len(kinds)} formats")
+    return runs[0], kinds
 
 
 def export(

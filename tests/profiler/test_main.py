@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from profiler.__main__ import app
 from profiler.events import Step
+from profiler.exports import FORMATS, run_and_formats
 from profiler.query import open_run
 from profiler.report import report
 from tests.profiler.analyses.runs import float32, run_of
@@ -59,7 +60,25 @@ def test_export_writes_and_names_the_file(tmp_path: Path) -> None:
     again = call("export", "dot", tmp_path / "run")
     assert again.exit_code == 2 and "--force" in again.stderr
     assert call("export", "dot", tmp_path / "run", "--force").exit_code == 0
-    assert "dot" in json.loads(call("formats", "--json").stdout)
+    assert call("export", tmp_path / "run", "dot", "--force").exit_code == 0
+
+
+def test_export_without_a_format_writes_all(tmp_path: Path) -> None:
+    sample(tmp_path / "dot").close()
+    formats = json.loads(call("formats", "--json").stdout)
+    done = call("export", tmp_path / "dot", "--json")
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["files"]
+    assert [row["format"] for row in rows] == list(formats)
+    assert all(Path(row["file"]).stat().st_size == row["bytes"] > 0 for row in rows)
+    for words in (["dot"], ["a", "b", "dot"], [tmp_path / "dot", "--out", tmp_path / "file"]):
+        assert call("export", *words).exit_code == 2
+
+
+def test_a_run_may_be_called_like_a_format() -> None:
+    assert run_and_formats(["dot", "dot"], None) == ("dot", ["dot"])
+    assert run_and_formats(["dot"], None) == ("dot", list(FORMATS))
+    assert run_and_formats(["a", "folded", "dot"], None) == ("a", ["folded", "dot"])
 
 
 def test_runs_are_listed_with_their_notes(tmp_path: Path) -> None:

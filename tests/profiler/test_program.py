@@ -112,7 +112,7 @@ def test_windows() -> None:
     assert parse_steps(":2") == (None, 2)
 
 
-@pytest.mark.parametrize("words", [[], ["-m"], ["no/such.py"]])
+@pytest.mark.parametrize("words", [[], ["-m"], ["no/such.py"], ["-m", "no_such.module"]])
 def test_nothing_to_run_is_refused(words: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"program: none given|no such file"):
+    with pytest.raises(ValueError, match=r"program: none given|no such file|no such module"):
         Program.parse(words)
