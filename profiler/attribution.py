@@ -46,13 +46,19 @@ class ModuleTracker:
     Args:
         found: told of a model the first time it is called and nobody registered it.
         frames: note where on the stack each call is, for a StackTable.
+        spans: note which autograd nodes each call made, for `take_spans`.
     """
 
     def __init__(
-        self, found: Callable[[nn.Module], None] | None = None, *, frames: bool = True
+        self,
+        found: Callable[[nn.Module], None] | None = None,
+        *,
+        frames: bool = True,
+        spans: bool = True,
     ) -> None:
         self._found = found
         self._frames = frames
+        self._with_spans = spans
         # By id, and checked by identity: a WeakKeyDictionary takes a microsecond to ask.
         self._names: dict[int, tuple[weakref.ref[nn.Module], str]] = {}
         self._roots: list[str] = []
@@ -122,11 +128,14 @@ class ModuleTracker:
         known = self._names.get(id(module))
         name = known[1] if known and known[0]() is module else type(module).__name__
         frame = sys._getframe(1) if self._frames else None
-        running.append(ModuleCall(name, _sequence_number(), frame))
+        first = _sequence_number() if self._with_spans else 0
+        running.append(ModuleCall(name, first, frame))
         return running
 
     def leave(self, running: list[ModuleCall]) -> None:
         call = running.pop()
+        if not self._with_spans:
+            return
         last = _sequence_number()
         if last > call.first:
             self._spans.append((call.first, last, call.name))

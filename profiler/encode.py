@@ -13,7 +13,7 @@ Boundary: knows Arrow types only; which column has which type is profiler.schema
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -58,20 +58,29 @@ def _is_constant(values: Sequence[Any]) -> bool:
 
 
 def _plain(values: Sequence[Any] | npt.NDArray[Any], arrow: pa.DataType) -> pa.Array:
-    valid, missing = None, 0
-    if not isinstance(values, np.ndarray) and None in values:
-        present = np.fromiter((v is not None for v in values), np.bool_, len(values))
-        valid, missing = _bits(present), len(values) - int(present.sum())
-        fill = _FILL[arrow]
-        values = [fill if v is None else v for v in values]
-    if pa.types.is_boolean(arrow):
-        data = _bits(np.fromiter(values, np.bool_, len(values)))
-    elif isinstance(values, np.ndarray):
+    if isinstance(values, np.ndarray):
         numbers = values.astype(_NUMPY[arrow], casting="safe", copy=False)
-        data = pa.py_buffer(np.ascontiguousarray(numbers))
-    else:  # array refuses what is no number of its kind, without a look at every type
-        data = pa.py_buffer(array(_CODES[arrow], values))
-    return pa.Array.from_buffers(arrow, len(values), [valid, data], missing)
+        return _from_numpy(np.ascontiguousarray(numbers), arrow)
+    try:  # a missing value is met here: looking for one beforehand takes as long as all of it
+        return pa.Array.from_buffers(arrow, len(values), [None, _buffer(values, arrow)])
+    except TypeError:
+        if None not in values:
+            raise
+    present = _flags([value is not None for value in values])
+    filled = [_FILL[arrow] if value is None else value for value in values]
+    buffers = [_bits(present), _buffer(filled, arrow)]
+    return pa.Array.from_buffers(arrow, len(values), buffers, len(values) - int(present.sum()))
+
+
+def _buffer(values: Sequence[Any], arrow: pa.DataType) -> pa.Buffer:
+    """The values as Arrow lays them; TypeError for one that is no number of the kind."""
+    if pa.types.is_boolean(arrow):
+        return _bits(_flags(values))
+    return pa.py_buffer(array(_CODES[arrow], values))
+
+
+def _flags(values: Sequence[Any]) -> npt.NDArray[np.bool_]:
+    return np.frombuffer(bytes(values), dtype=np.bool_)
 
 
 def _text(values: Sequence[Any]) -> pa.Array:
@@ -80,11 +89,10 @@ def _text(values: Sequence[Any]) -> pa.Array:
     return _distinct(distinct).take(_from_numpy(rows, pa.int64()))
 
 
-def _interned(values: Iterable[Any]) -> tuple[list[Any], array[int]]:
+def _interned(values: Collection[Any]) -> tuple[list[Any], array[int]]:
     """The distinct values in order of their first place, and each row's number among them."""
-    index: dict[Any, int] = {}
-    rows = array("q", [index.setdefault(value, len(index)) for value in values])
-    return list(index), rows
+    index = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return list(index), array("q", map(index.__getitem__, values))
 
 
 def _distinct(values: list[Any]) -> pa.Array:
@@ -107,7 +115,7 @@ def _utf8(text: str) -> bytes:
 
 def _lists(values: Sequence[Sequence[Any]], arrow: pa.DataType) -> pa.Array:
     """Encode each distinct list once, as texts: shapes and strides repeat all the time."""
-    distinct, rows = _interned(map(tuple, values))
+    distinct, rows = _interned(list(map(tuple, values)))
     offsets = np.zeros(len(distinct) + 1, dtype=np.int32)
     np.cumsum(np.fromiter(map(len, distinct), np.int32, len(distinct)), out=offsets[1:])
     items = encode(list(chain.from_iterable(distinct)), arrow.value_type)

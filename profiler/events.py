@@ -2,10 +2,12 @@
 
 Contract: the field names and their order are the columns on disk; units are in the names.
 Boundary: plain data only. Nothing here imports torch, and nothing here reads or writes a file.
+Give fields by name, except where thousands of rows are made a second: 35 names cost 6 us.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -17,7 +19,7 @@ OUTSIDE = "(outside)"  # in place of a module's name, where none was running
 ROOT = "(root)"  # what readers are shown for the root module's name, which is ""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Save:
     """One tensor that one autograd node saved for its backward."""
 
@@ -33,9 +35,9 @@ class Save:
     op: str = ""  # name of that node, e.g. "MmBackward0"
     module: str = ""  # the innermost that was running; "" for the root, OUTSIDE for none
     stack_id: int | None = None
-    shape: list[int] = field(default_factory=list)
+    shape: Sequence[int] = field(default_factory=list)
     dtype: str = ""
-    stride: list[int] = field(default_factory=list)
+    stride: Sequence[int] = field(default_factory=list)
     storage_offset: int = 0
     device: str = ""
     storage_id: int = 0
@@ -54,14 +56,14 @@ class Save:
     producer_seq: int | None = None  # node that made the tensor; None for leaves and constants
     producer_output: int = 0  # which of that node's outputs it is
     unpack_version: int | None = None  # version of the tensor when backward asked, where it lives
-    unpack_stride: list[int] = field(default_factory=list)  # of what foreign hooks gave back
+    unpack_stride: Sequence[int] = field(default_factory=list)  # of what foreign hooks gave back
     distinct_values: int | None = None  # 16-bit patterns in it; this and below: level values
     content_hash: str | None = None  # of sampled elements when saved
     unpack_hash: str | None = None  # the same of what backward got
     dropped_ns: int | None = None  # when the program let go of the tensor; None: not before unpack
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Storage:
     """One block of memory that tensors view. Its id is a serial, never an address."""
 
@@ -80,7 +82,7 @@ class Storage:
     last_keeper: str = ""  # op of the last save that kept it
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Transfer:
     """One copy between a device and the host."""
 
@@ -101,7 +103,7 @@ class Transfer:
     module: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Node:
     """One node of the autograd graph."""
 
@@ -122,7 +124,7 @@ class Node:
     dtype: str = ""  # of its first output
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Edge:
     """`source` made a tensor that `target` consumed (forward direction), by sequence number."""
 
@@ -136,7 +138,7 @@ class Edge:
     output: int = 0  # which output of `source`
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class MemorySample:
     """Memory at one moment. On CPU, allocated is the tracked storages and reserved equals it."""
 
@@ -160,7 +162,7 @@ class MemorySample:
     peer_bytes: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Module:
     """One module of the traced model."""
 
@@ -175,7 +177,7 @@ class Module:
     trainable_bytes: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Stack:
     """One interned call stack, innermost frame first, as "file:line:function" strings."""
 
@@ -187,7 +189,7 @@ class Stack:
     frames: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Total:
     """What one module saved in one step: all that the level `summary` keeps of it.
 
@@ -214,7 +216,7 @@ class Total:
     peer_bytes: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Step:
     """One training step, or one configuration of an ablation (then `name` is its row)."""
 

@@ -53,8 +53,11 @@ def walk(
         name_of: the qualified name of a parameter, for leaves.
     """
     numbers: dict[Any, int] = {}
+    names: dict[type, str] = {}  # of node types: asking each node costs a microsecond
     nodes = Nodes([], [], [], [], [])
-    arrows: list[tuple[Any, int, int]] = []
+    # Flat, without a tuple an edge: containers by the thousand bring on the garbage collector.
+    parents: list[Any] = []
+    edges = Edges([], [], [])
     waiting = [root for root in roots if root is not None]
     while waiting:
         node = waiting.pop()
@@ -67,8 +70,7 @@ def walk(
             leaf = getattr(node, "variable", None)
         numbers[node] = number
         nodes.seq.append(number)
-        name = node.name  # a custom function may have set `ctx.name` to anything
-        nodes.name.append(_plain(name()) if callable(name) else type(node).__name__)
+        nodes.name.append(names.get(type(node)) or _name(node, names))
         nodes.module.append("" if leaf is None else name_of(leaf))
         shape, dtype = _output(node) if leaf is None else (leaf.shape, leaf.dtype)
         nodes.shape.append(_numbers(shape))
@@ -77,12 +79,10 @@ def walk(
             if parent is not None:
                 if parent not in numbers:
                     waiting.append(parent)
-                arrows.append((parent, number, output))
-    edges = Edges(
-        [numbers[parent] for parent, _, _ in arrows],
-        [target for _, target, _ in arrows],
-        [output for _, _, output in arrows],
-    )
+                parents.append(parent)
+                edges.target.append(number)
+                edges.output.append(output)
+    edges.source.extend(map(numbers.__getitem__, parents))
     return nodes, edges
 
 
@@ -117,6 +117,16 @@ def names_of(roots: Iterable[Any]) -> dict[int, str]:
     return dict(zip(nodes.seq, nodes.name, strict=True))
 
 
+def _name(node: Any, names: dict[type, str]) -> str:
+    """The node's name, noted for its type; types that stand for several kinds of node are not."""
+    kind = type(node)
+    custom = issubclass(kind, torch._C._FunctionBase)  # may have set `ctx.name` to anything
+    found = kind.__name__ if custom else str(node.name()).rpartition("::")[2]
+    if kind.__name__ != "CppFunction":
+        names[kind] = found
+    return found
+
+
 def _output(node: Any) -> tuple[Sequence[Any], Any]:
     """Shape and type of a node's first output."""
     metadata = getattr(node, "_input_metadata", None)
@@ -134,11 +144,6 @@ def _numbers(shape: Iterable[Any]) -> tuple[int, ...]:
 def dtype_name(dtype: torch.dtype | str) -> str:
     """The type's name as in rows, e.g. "float32"."""
     return str(dtype).removeprefix("torch.")
-
-
-@functools.cache
-def _plain(name: str) -> str:
-    return name.rpartition("::")[2]
 
 
 def autograd_graph(run: Run, step: int = 0, rank: int = 0) -> nx.DiGraph[int]:

@@ -79,7 +79,14 @@ def _interrupts_kept() -> Iterator[None]:
 def _innermost_pair() -> tuple[Pack, Unpack]:
     """The pair in force, or one that keeps tensors as autograd itself would."""
     pair = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return pair if pair is not None else (_keep, _give_back)
+    return pair if pair is not None else (keep, give_back)
+
+
+class Kept(Protocol):
+    """Whatever holds a detached tensor and the version it had."""
+
+    tensor: Tensor
+    version: int
 
 
 class KeptTensor:
@@ -93,11 +100,13 @@ class KeptTensor:
         self.version = tensor._version
 
 
-def _keep(tensor: Tensor) -> KeptTensor:
+def keep(tensor: Tensor) -> KeptTensor:
+    """Pack as autograd itself does."""
     return KeptTensor(tensor)
 
 
-def _give_back(kept: KeptTensor) -> Tensor:
+def give_back(kept: Kept) -> Tensor:
+    """Unpack what `keep` packed; RuntimeError, as autograd's, where it was changed since."""
     now = kept.tensor._version
     if now != kept.version:
         raise RuntimeError(

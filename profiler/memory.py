@@ -66,7 +66,7 @@ def available_memory() -> int:
 def device_memory() -> list[DeviceMemory]:
     """Return the CUDA allocator's numbers per device; empty where CUDA is not in use."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    if torch is None or not torch.cuda.is_initialized():
         return []
     return [_cuda_memory(torch, index) for index in range(torch.cuda.device_count())]
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, UntypedStorage
 
 from profiler import events
-from profiler.hooks import KeptTensor, Pack
+from profiler.hooks import Pack
 
 REPORTED = ("action", "alias_of", "hops", "finder", "host_bytes", "peer_bytes")
 
@@ -74,8 +74,6 @@ def describe(
     totals: dict[str, int],
 ) -> HostCopy | None:
     """Fill in what became of the tensor; the host copy it uses, if any."""
-    if isinstance(packed, KeptTensor):
-        return None
     if not all(hasattr(packed, name) for name in REPORTED):
         return _describe_foreign(row, tensor, packed, pack, copies, totals)
     for name in REPORTED:

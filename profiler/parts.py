@@ -111,8 +111,11 @@ def write_part(
     *,
     unique: bool = False,
     sync: bool = False,
+    passing: bool = False,
 ) -> Part:
     """Write one part from tables, each a row group; returns it under its final name.
+
+    passing: it will be merged soon, so that the time to write it counts and not its size.
 
     OSError when the disk is full or the folder cannot be written; the temporary file is removed.
     """
@@ -121,7 +124,8 @@ def write_part(
     schema = arrow_schema(table).with_metadata({_UNIQUE: b"1"} if unique else None)
     try:
         with open(temporary, "wb") as file:
-            crc = _write_parquet(file, schema, encodings(table), batches)
+            kind = "snappy" if passing else "zstd"
+            crc = _write_parquet(file, schema, {**encodings(table), "compression": kind}, batches)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
@@ -178,7 +182,7 @@ def _write_parquet(
     file: BinaryIO, schema: pa.Schema, options: dict[str, Any], batches: Iterable[pa.Table]
 ) -> int:
     checked = _Checked(file)
-    with pq.ParquetWriter(checked, schema, compression="zstd", **options) as writer:
+    with pq.ParquetWriter(checked, schema, **options) as writer:
         for batch in batches:
             writer.write_table(batch.cast(schema), row_group_size=GROUP_ROWS)
     return checked.crc

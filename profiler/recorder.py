@@ -18,48 +18,17 @@ import torch
 from torch import Tensor
 
 from profiler import events
-from profiler.attribution import ModuleCall, ModuleTracker
+from profiler.attribution import ModuleTracker
 from profiler.content import content_hash, distinct_values
 from profiler.graph import dtype_name
-from profiler.hooks import KeptTensor, Pack, Unpack
-from profiler.packed import Copies, HostCopy, describe
+from profiler.hooks import KeptTensor, Pack, Unpack, give_back, keep
+from profiler.packed import Copies, describe
 from profiler.recompute import name_recomputed
 from profiler.stacks import StackTable
 from profiler.storages import LiveStorage, StorageTable, has_storage, is_parameter
+from profiler.traced import KeptSave, PackedSave, source_of
 
 _sequence_number = torch._C._autograd._get_sequence_nr
-
-
-class _Source(weakref.ref[Tensor]):
-    """A weak reference to what the program itself has of a saved tensor: it, or its base."""
-
-    __slots__ = ("row",)
-    row: events.Save
-
-
-class TracedSave:
-    """What autograd holds while traced: the pair's own packed object, and its row."""
-
-    __slots__ = ("copies_seen", "host", "kept", "packed", "row", "source", "storages")
-
-    def __init__(
-        self,
-        packed: Any,
-        row: events.Save,
-        storages: StorageTable,
-        kept: LiveStorage | None,
-        host: HostCopy | None,
-        source: _Source,
-    ) -> None:
-        self.packed, self.row, self.storages = packed, row, storages
-        self.kept, self.host, self.source = kept, host, source
-        self.copies_seen = 0
-        if kept is not None:
-            storages.keep(kept, +1)
-
-    def __del__(self) -> None:
-        if self.kept is not None:
-            self.storages.keep(self.kept, -1, self.row.op)
 
 
 class Recorder:
@@ -94,9 +63,12 @@ class Recorder:
         self._copies: weakref.WeakKeyDictionary[Any, Copies] = weakref.WeakKeyDictionary()
         self._step_rows: list[events.Save] = []  # not yet joined to the graph
         self._joined: list[events.Save] = []
+        self._sizes: dict[Sequence[int], tuple[int, ...]] = {}
 
     def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
         """The same pair, observed."""
+        if pack is keep:
+            return self._keep, self._give_back
         owner = getattr(pack, "__self__", None)
         copies = self._copies_of(owner)
 
@@ -110,21 +82,41 @@ class Recorder:
             except Exception:  # checkpointing stops a recomputation so: the tensor is there
                 self.storages.see(tensor, module=self._modules.current)
                 raise
-            return self._saved(tensor, packed, sequence, start, pack, copies)
+            return self._packed(tensor, packed, sequence, start, pack, copies)
 
         def traced_unpack(saved: Any) -> Tensor:
-            if not isinstance(saved, TracedSave):
+            if not isinstance(saved, PackedSave):
                 return unpack(saved)
             start = time.perf_counter_ns()
-            try:
-                tensor = unpack(saved.packed)
-            except RuntimeError:
-                self._refused(saved)
-                raise
-            self._unpacked(saved, tensor, start)
+            tensor = unpack(saved.packed)
+            self._note_foreign(saved, tensor)
+            self._unpacked(saved.row, tensor, start)
+            self._transfers(saved, start)
             return tensor
 
         return traced_pack, traced_unpack
+
+    def _keep(self, tensor: Tensor) -> KeptSave | KeptTensor:
+        """Pack as autograd itself does, observed."""
+        if self.paused or not has_storage(tensor):
+            return keep(tensor)
+        row, live = self._row(tensor, _sequence_number() - 1, time.perf_counter_ns(), 1)
+        saved = KeptSave(row, self.storages, live, source_of(tensor, row))
+        saved.tensor, saved.version = tensor.detach(), row.version
+        self._write(row)
+        return saved
+
+    def _give_back(self, saved: KeptSave | KeptTensor) -> Tensor:
+        if not isinstance(saved, KeptSave):
+            return give_back(saved)
+        start = time.perf_counter_ns()
+        row, tensor = saved.row, saved.tensor
+        if tensor._version != saved.version:
+            row.unpack_version = tensor._version
+            self._write(row)
+            return give_back(saved)  # raises
+        self._unpacked(row, tensor, start)
+        return tensor
 
     def end_step(self) -> None:
         """Write again what was learnt of rows that no unpack has written since; forget the step."""
@@ -154,86 +146,84 @@ class Recorder:
         except TypeError:  # not hashable, or no weak references: its serials end with the pair
             return Copies()
 
-    def _saved(
+    def _packed(
         self, tensor: Tensor, packed: Any, sequence: int, start: int, pack: Pack, copies: Copies
-    ) -> TracedSave:
-        running = self._modules.running
-        module = running[-1].name if running else events.OUTSIDE
-        live = self.storages.see(tensor, module=module)
-        row = self._row(tensor, live, sequence, start, running)
-        whole = tensor._base
-        source = _Source(tensor if whole is None else whole, _dropped)
-        source.row = row
-        if type(packed) is KeptTensor:
-            saved = TracedSave(packed, row, self.storages, live, None, source)
-        else:
-            host = describe(row, tensor, packed, pack, copies, self.host_totals)
-            kept = live if row.action == "kept" else None
-            saved = TracedSave(packed, row, self.storages, kept, host, source)
-            self._transfers(saved, start)
-        if self._contents:
-            row.content_hash, row.distinct_values = content_hash(tensor), distinct_values(tensor)
+    ) -> PackedSave:
+        row, live = self._row(tensor, sequence, start, 2)
+        host = describe(row, tensor, packed, pack, copies, self.host_totals)
+        kept = live if row.action == "kept" else None
+        saved = PackedSave(row, self.storages, kept, source_of(tensor, row))
+        saved.packed, saved.host, saved.copies_seen = packed, host, 0
+        self._transfers(saved, start)
         self._write(row)
-        self._step_rows.append(row)
         return saved
 
     def _row(
-        self,
-        tensor: Tensor,
-        live: LiveStorage,
-        sequence: int,
-        start: int,
-        running: Sequence[ModuleCall],
-    ) -> events.Save:
+        self, tensor: Tensor, sequence: int, start: int, skip: int
+    ) -> tuple[events.Save, LiveStorage]:
+        """The row of a save, before it is written, and the tensor's storage.
+
+        skip: frames between this one and the program's.
+        """
+        running = self._modules.running
+        module = running[-1].name if running else events.OUTSIDE
+        live = self.storages.see(tensor, module=module)
         node = tensor.grad_fn
         producer = None if node is None else node._sequence_nr()
         storage = live.row
-        return events.Save(
-            save_id=next(self._ids),
-            step=self.step,
-            phase="recompute" if self.phase == "backward" else self.phase,
-            time_ns=start,
-            node_seq=sequence,
-            op=type(node).__name__ if producer == sequence and node is not None else "",
-            module=running[-1].name if running else events.OUTSIDE,
-            stack_id=None if self._stacks is None else self._stacks.here(3, running),
-            shape=list(tensor.shape),
-            dtype=dtype_name(tensor.dtype),
-            stride=list(tensor.stride()),
-            storage_offset=int(tensor.storage_offset()),
-            device=storage.device,
-            storage_id=storage.storage_id,
-            logical_bytes=tensor.nbytes,
-            storage_bytes=storage.bytes,
-            is_param=storage.category == "param" or is_parameter(tensor),
-            version=tensor._version,
-            producer_seq=producer,
-            producer_output=tensor.output_nr,
+        row = events.Save(  # by position, as the columns lie: see events
+            next(self._ids),
+            self.step,
+            "recompute" if self.phase == "backward" else self.phase,
+            0,
+            start,
+            sequence,
+            type(node).__name__ if producer == sequence and node is not None else "",
+            module,
+            None if self._stacks is None else self._stacks.here(skip + 1, running),
+            self._interned(tensor.shape),
+            dtype_name(tensor.dtype),
+            self._interned(tensor.stride()),
+            int(tensor.storage_offset()),
+            storage.device,
+            storage.storage_id,
+            tensor.nbytes,
+            storage.bytes,
+            storage.category == "param" or is_parameter(tensor),
+            tensor._version,
         )
+        row.producer_seq, row.producer_output = producer, tensor.output_nr
+        row.unpack_stride = ()
+        if self._contents:
+            row.content_hash, row.distinct_values = content_hash(tensor), distinct_values(tensor)
+        self._step_rows.append(row)
+        return row, live
 
-    def _unpacked(self, saved: TracedSave, tensor: Tensor, start: int) -> None:
-        row, packed = saved.row, saved.packed
+    def _interned(self, sizes: Sequence[int]) -> Sequence[int]:
+        """The same tuple for equal sizes: what waits then holds no containers of its own."""
+        known = self._sizes.get(sizes)
+        if known is None:
+            known = self._sizes[sizes] = tuple(sizes)
+        return known
+
+    def _unpacked(self, row: events.Save, tensor: Tensor, start: int) -> None:
         row.unpacked_count += 1
         if row.unpack_ns is None:
             row.unpack_ns = start
         if row.action == "kept":
             row.unpack_version = tensor._version
-        elif not hasattr(packed, "action"):  # hooks that say nothing
-            row.unpack_version = _version_of(saved.source())
-            row.unpack_stride = list(tensor.stride()) if tensor.layout is torch.strided else []
         if self._contents:
             row.unpack_hash = content_hash(tensor)
         self._write(row)
-        if type(packed) is not KeptTensor:
-            self._transfers(saved, start)
 
-    def _refused(self, saved: TracedSave) -> None:
-        """The pair would not give the tensor back: note the version that made it refuse."""
-        if isinstance(saved.packed, KeptTensor):
-            saved.row.unpack_version = saved.packed.tensor._version
-            self._write(saved.row)
+    def _note_foreign(self, saved: PackedSave, tensor: Tensor) -> None:
+        """Note what came back from hooks that say nothing of themselves."""
+        row = saved.row
+        if row.action != "kept" and not hasattr(saved.packed, "action"):
+            row.unpack_version = _version_of(saved.source())
+            row.unpack_stride = list(tensor.stride()) if tensor.layout is torch.strided else []
 
-    def _transfers(self, saved: TracedSave, start: int) -> None:
+    def _transfers(self, saved: PackedSave, start: int) -> None:
         """Write the copies that the pair reports; infer one where it copied without a word."""
         row, copies = saved.row, getattr(saved.packed, "copies", None)
         if copies is None:
@@ -269,11 +259,6 @@ class Recorder:
             save_id=row.save_id,
             module=row.module,
         )
-
-
-def _dropped(source: _Source) -> None:
-    if source.row.unpack_ns is None:  # the row is written again when it is unpacked
-        source.row.dropped_ns = time.perf_counter_ns()
 
 
 def _version_of(tensor: Tensor | None) -> int | None:

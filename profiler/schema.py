@@ -128,7 +128,7 @@ def _column(field: dataclasses.Field[Any], hint: Any) -> Column:
     nullable = isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
     if nullable:
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if typing.get_origin(hint) is list:
+    if typing.get_origin(hint) in (list, Sequence):
         arrow: pa.DataType = pa.list_(_ARROW[typing.get_args(hint)[0]])
     else:
         arrow = _ARROW[hint]

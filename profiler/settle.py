@@ -26,6 +26,8 @@ from profiler.parts import (
 )
 from profiler.schema import record_type
 
+SMALL_ROWS = GROUP_ROWS // 2  # parts below are merged with their neighbours when a run is closed
+
 
 def holds_keys_once(rows: pa.Table, table: str) -> bool:
     """Whether no key occurs twice in these rows; cheap where they lie in key order."""
@@ -68,7 +70,7 @@ def settle(folder: Path, table: str) -> None:
 
 
 def _is_small(part: Part) -> bool:
-    return int(pq.read_metadata(part.path).num_rows) < GROUP_ROWS // 2
+    return int(pq.read_metadata(part.path).num_rows) < SMALL_ROWS
 
 
 def _key_span(path: Path, key: str) -> tuple[int, int] | None:

@@ -98,14 +98,16 @@ class StorageTable:
         size = storage.nbytes()
         live = LiveStorage(storage, self._died)
         live.address, live.keepers = storage._cdata, 0
-        live.row = row = events.Storage(
-            storage_id=next(self._serials),
-            step=self.step,
-            bytes=size,
-            device=self._device_name(tensor.device),
-            category=category,
-            born_ns=time.perf_counter_ns(),
-            module=module,
+        live.row = row = events.Storage(  # by position, as the columns lie: see events
+            next(self._serials),
+            0,
+            self.step,
+            size,
+            self._device_name(tensor.device),
+            category,
+            time.perf_counter_ns(),
+            None,
+            module,
         )
         self._live[live.address] = live
         self._totals["temp" if category == "saved" else category] += size

@@ -28,7 +28,7 @@ from profiler.folder import claim_folder, rank_folder, write_json
 from profiler.machine import collect_hardware, collect_versions, describe_run, utc_now
 from profiler.parts import Part, merge_parts, write_part
 from profiler.schema import SCHEMA_VERSION, TYPES, check_columns
-from profiler.settle import holds_keys_once, settle
+from profiler.settle import SMALL_ROWS, holds_keys_once, settle
 from profiler.waiting import WaitingRows
 
 __all__ = ["RunWriter", "collect_hardware", "collect_versions"]
@@ -67,7 +67,7 @@ class RunWriter:
         self._folder = rank_folder(self.path, rank, world_size)
         self._waiting = {table: WaitingRows(table) for table in TYPES}
         self._small: dict[str, list[Part]] = {table: [] for table in TYPES}
-        self._next = dict.fromkeys(TYPES, 1)
+        self._last = dict.fromkeys(TYPES, 0)  # number of the newest part
         self._writing = threading.RLock()  # held while parts are written; `add` never takes it
         self._writer_thread: int | None = None
         claim_folder(self.path, force=force, rank=rank, world_size=world_size)
@@ -199,18 +199,18 @@ class RunWriter:
             raise
 
     def _write(self, table: str, batches: list[pa.RecordBatch]) -> None:
-        number = self._next[table]
-        self._next[table] = number + 1
+        number = self._last[table] = self._last[table] + 1
         rows = pa.Table.from_batches(batches)
-        unique = holds_keys_once(rows, table)
-        part = write_part(self._folder / table, table, (number, number), [rows], unique=unique)
-        small = self._small[table]
-        small.append(part)
+        folder, span = self._folder / table, (number, number)
+        unique, small = holds_keys_once(rows, table), len(rows) < SMALL_ROWS
+        part = write_part(folder, table, span, [rows], unique=unique, passing=small)
+        parts = self._small[table]
+        parts.append(part)
         if len(rows) > self._flush_rows // 8:
-            small.clear()
-        elif len(small) == _COMPACT:
-            merge_parts(self._folder / table, table, small)
-            small.clear()
+            parts.clear()
+        elif len(parts) == _COMPACT:
+            merge_parts(folder, table, parts)
+            parts.clear()
 
     def _merge(self) -> None:
         """Settle the parts of each table; where that fails they stay as they are, readable."""

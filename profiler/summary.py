@@ -16,9 +16,16 @@ from torch import Tensor, UntypedStorage
 
 from profiler import events
 from profiler.attribution import ModuleCall, ModuleTracker
-from profiler.hooks import KeptTensor, Pack, Unpack
+from profiler.hooks import KeptTensor, Pack, Unpack, keep
 from profiler.packed import tensors_in
-from profiler.storages import is_parameter
+from profiler.storages import has_storage, is_parameter
+
+
+class _Seen(weakref.ref[UntypedStorage]):
+    """A storage that was met in this step."""
+
+    __slots__ = ("of_parameter",)
+    of_parameter: bool
 
 
 class SummaryRecorder:
@@ -37,19 +44,29 @@ class SummaryRecorder:
         self.paused = False
         self.host_totals = {"host": 0, "peer": 0}  # not followed: that needs a row per save
         self._totals: dict[str, events.Total] = {}
-        # By address: what tells whether it is still that storage; parameter or not. Of this step.
-        self._seen: dict[int, tuple[weakref.ref[UntypedStorage], bool]] = {}
+        # By address, and checked by identity. Of this step.
+        self._seen: dict[int, _Seen] = {}
 
     def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
         """The same pair, counted. What it packs is passed on untouched."""
 
+        if pack is keep:
+            return self._keep, unpack
+
         def counted_pack(tensor: Tensor) -> Any:
             packed = pack(tensor)
-            if not self.paused and tensor.layout is torch.strided and not tensor.is_nested:
-                self._count(tensor, packed)
+            if not self.paused and has_storage(tensor):
+                total, storage = self._count(tensor)
+                self._count_host(total, storage, packed)
             return packed
 
         return counted_pack, unpack
+
+    def _keep(self, tensor: Tensor) -> KeptTensor:
+        """Pack as autograd itself does, counted."""
+        if not self.paused and tensor.layout is torch.strided and not tensor.is_nested:
+            self._count(tensor)
+        return KeptTensor(tensor)
 
     def end_step(self) -> None:
         """Write the step's totals and begin anew."""
@@ -58,7 +75,7 @@ class SummaryRecorder:
         for total in totals.values():
             self._write(total)
 
-    def _count(self, tensor: Tensor, packed: Any) -> None:
+    def _count(self, tensor: Tensor) -> tuple[events.Total, UntypedStorage]:
         running = self._modules.running
         total = running[-1].total if running else None
         if total is None or total.step != self.step:
@@ -68,16 +85,15 @@ class SummaryRecorder:
         total.logical_bytes += size
         storage = tensor.untyped_storage()
         seen = self._seen.get(storage._cdata)
-        if seen is not None and seen[0]() is storage:
-            of_parameter = seen[1]
+        if seen is not None and seen() is storage:
+            of_parameter = seen.of_parameter
             if not of_parameter:
                 total.aliased_bytes += size
         else:
             of_parameter = self._first_sight(total, tensor, storage)
         if of_parameter:
             total.param_bytes += size
-        if type(packed) is not KeptTensor:
-            self._count_host(total, storage, packed)
+        return total, storage
 
     def _begin_total(self, running: Sequence[ModuleCall]) -> events.Total:
         """The total of the innermost call's module, noted there for its next saves."""
@@ -91,7 +107,8 @@ class SummaryRecorder:
 
     def _first_sight(self, total: events.Total, tensor: Tensor, storage: UntypedStorage) -> bool:
         of_parameter = is_parameter(tensor)
-        self._seen[storage._cdata] = weakref.ref(storage), of_parameter
+        seen = self._seen[storage._cdata] = _Seen(storage)
+        seen.of_parameter = of_parameter
         if of_parameter:
             total.param_storage_bytes += storage.nbytes()
         else:

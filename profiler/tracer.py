@@ -90,7 +90,8 @@ class Tracer:
             path, info, flush_seconds=pause, force=force, rank=rank, world_size=world_size
         )
         self.level = level
-        self._modules = ModuleTracker(self.register, frames=stacks and level != "summary")
+        full = level != "summary"
+        self._modules = ModuleTracker(self.register, frames=stacks and full, spans=full)
         self._storages = StorageTable(self.writer.add)
         self._recorder = self._make_recorder(stacks)
         seconds = _INTERVALS.get(level, 0.02) if interval is None else interval

@@ -244,7 +244,7 @@ def test_a_program_that_forgets_to_close_is_closed_at_exit(tmp_path: Path) -> No
 def test_large_parts_without_superseded_rows_are_left_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("profiler.settle.GROUP_ROWS", 8)
+    monkeypatch.setattr("profiler.settle.SMALL_ROWS", 4)
     with RunWriter(tmp_path / "run", flush_seconds=600) as writer:
         for first, count in ((0, 5), (10, 5), (20, 2), (30, 3)):
             for i in range(first, first + count):
@@ -259,7 +259,7 @@ def test_large_parts_without_superseded_rows_are_left_as_they_are(
 def test_a_row_superseded_in_a_later_large_part_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("profiler.settle.GROUP_ROWS", 2)
+    monkeypatch.setattr("profiler.settle.SMALL_ROWS", 1)
     writer = RunWriter(tmp_path / "run", flush_seconds=600)
     rows = [Save(save_id=i) for i in range(6)]
     for part in (rows[:4], rows[4:]):

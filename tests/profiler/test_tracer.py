@@ -226,6 +226,38 @@ def test_the_tracer_keeps_no_tensor_alive(tmp_path) -> None:
     assert not any(gc.is_tracked(o) and o is storage() for o in gc.get_objects() if o is not None)
 
 
+class _Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        return 2 * grad
+
+
+@pytest.mark.parametrize("level", [None, "summary", "full"])
+def test_nodes_die_when_the_program_drops_them(tmp_path, level) -> None:
+    """At once, as untraced: without the garbage collector's help, and though graphs were walked."""
+    x = torch.randn(1000, requires_grad=True)
+    traced = Tracer(tmp_path / "run", level=level) if level else contextlib.nullcontext()
+    with traced:
+        y = x.exp()
+        loss = _Double.apply(y).sum()
+        node = weakref.ref(loss.grad_fn.next_functions[0][0])
+        storage = weakref.ref(y.untyped_storage())
+        del y
+        gc.disable()
+        try:
+            loss.backward(retain_graph=True)
+            assert node() is not None and storage() is not None
+            del loss
+            assert node() is None and storage() is None
+        finally:
+            gc.enable()
+
+
 def test_everything_is_undone_after_an_exception(tmp_path) -> None:
     push = torch._C._autograd._push_saved_tensors_default_hooks
     engine = torch.autograd._engine_run_backward
