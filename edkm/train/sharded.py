@@ -60,11 +60,14 @@ def run_sharded(
     ``run``, ``ValueError`` if the batch cannot be dealt out evenly, and ``PeerLostError`` if a
     process ends before the others. To be called on the main thread.
     """
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" not in os.environ:
         raise ValueError(
             "--fsdp runs under torchrun; start it with: torchrun --nproc-per-node N -m edkm.train"
         )
+    backend = "gloo"
+    if torch.cuda.is_available():  # not yet run on a GPU
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"  # numbers and what is not yet sharded are the CPU's
     with losses_told(config.checkpoints):
         dist.init_process_group(backend, timeout=_PATIENCE)
         heard = say if dist.get_rank() == 0 else lambda text: None
@@ -172,7 +175,7 @@ class _Sharded:
         for index, batch in enumerate(batches):
             model.set_requires_gradient_sync(index == len(batches) - 1)
             loss = self._loss(batch, count)
-            total += loss.detach()
+            total += loss.detach().cpu()
             # FSDP2 divides by the number of processes; the loss is already a share of the sum
             (loss * self.world).backward()
         loss_now = float(_total(total))
@@ -200,7 +203,7 @@ class _Sharded:
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = self.teacher(**inputs, use_cache=False).logits
-        return step_loss(logits, labels, count, teacher, self.config.distill)
+        return step_loss(logits, labels.to(logits.device), count, teacher, self.config.distill)
 
     def _finish(self, history: list[dict[str, float]], seconds: float, held: int) -> dict[str, Any]:
         """Gather the model on rank 0, measure it and write it."""
