@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+_SEQUENCE = 256
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -24,7 +25,9 @@ def main(
         list[Path] | None, typer.Option(help="JSON lines: query, choices, gold")
     ] = None,
     tasks: Annotated[Path | None, typer.Option(help="folder of local rows for lm-eval")] = None,
-    sequence: Annotated[int, typer.Option(help="tokens per sequence")] = 256,
+    sequence: Annotated[
+        int | None, typer.Option(help="tokens per sequence [default: 256, or what the model takes]")
+    ] = None,
 ) -> None:
     """Measure a model; prints JSON."""
     try:
@@ -38,7 +41,7 @@ def measure(
     folder: Path,
     text: Path | None,
     choices: list[Path],
-    sequence: int,
+    sequence: int | None,
     tasks: Path | None = None,
 ) -> dict[str, Any]:
     """The numbers asked for, by file name."""
@@ -53,9 +56,10 @@ def measure(
             "there is nothing to measure; give --text FILE, --choices FILE or --tasks FOLDER"
         )
     model, tokenizer = load_any(folder), AutoTokenizer.from_pretrained(folder)
+    window = sequence_for(model, sequence)
     found: dict[str, Any] = {}
     if text is not None:
-        rows = tokenize(read_examples(text), tokenizer, sequence, packing=True)
+        rows = tokenize(read_examples(text), tokenizer, window, packing=True)
         found[text.name] = {"perplexity": perplexity(model, rows)}
     for path in choices:
         result = multiple_choice(model, tokenizer, read_rows(path))
@@ -71,20 +75,31 @@ def measure(
     return found
 
 
+def sequence_for(model: Any, sequence: int | None) -> int:
+    """Tokens of a sequence: as given, else 256 or all that ``model`` takes if that is fewer.
+
+    ``ValueError`` if the model cannot predict within as many as are given.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None) or sequence or _SEQUENCE
+    if sequence is None:
+        return min(_SEQUENCE, longest)
+    if not 2 <= sequence <= longest:
+        raise ValueError(
+            f"sequence is {sequence} tokens; predicting takes at least 2, and this model at most "
+            f"{longest}: give --sequence {longest} or less"
+        )
+    return sequence
+
+
 def load_any(folder: Path) -> Any:
     """A palettized folder unpacked, or a plain one as it is. ``ValueError`` for neither."""
-    from safetensors import safe_open
     from transformers import AutoModelForCausalLM
 
     from edkm.export import load
-    from edkm.export.format import FILE, KEY
+    from edkm.export.kind import is_palettized
 
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no model (config.json); give a model folder")
-    if (folder / FILE).is_file():
-        with safe_open(folder / FILE, "pt") as file:
-            if KEY in (file.metadata() or {}):
-                return load(folder, dense=True)
+    if is_palettized(folder):
+        return load(folder, dense=True)
     return AutoModelForCausalLM.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
 
 

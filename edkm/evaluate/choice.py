@@ -26,15 +26,30 @@ class ChoiceResult:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file. ``ValueError`` names the row that lacks a key."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    for number, row in enumerate(rows, 1):
+    """Rows of a JSON-lines file. ``ValueError`` names the row that cannot be scored."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, row {number}: not JSON ({error.msg}); repair it") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number}: a {type(row).__name__}; an object is needed")
         for key in ("query", "choices", "gold"):
             if key not in row:
                 raise ValueError(
                     f"{path}, row {number}: no {key!r}, its keys are {sorted(row)}; a row needs "
                     "'query', 'choices' and 'gold'"
                 )
+        choices, gold = row["choices"], row["gold"]
+        if not (isinstance(choices, list) and gold in range(len(choices))):
+            raise ValueError(
+                f"{path}, row {number}: choices is {choices!r} and gold {gold!r}; choices is a "
+                "list, and gold the place of the right one in it, from 0"
+            )
+        rows.append(row)
     return rows
 
 

@@ -35,7 +35,7 @@ def main(
             to_coreml(folder, coreml, length=length)
     except ImportError as error:
         _fail(f"{error}; Core ML needs: pip install coremltools==9.0")
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: OUT cannot be written
         _fail(str(error))
 
 

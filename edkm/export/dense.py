@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from edkm.export.read import load
-from edkm.export.write import replace_folder
+from edkm.export.write import check_replaceable, replace_folder
 
 _KEEP = ("tokenizer", "special_tokens", "vocab", "merges", "chat_template")
 
@@ -18,9 +18,13 @@ _KEEP = ("tokenizer", "special_tokens", "vocab", "merges", "chat_template")
 def bake(folder: str | Path, out: str | Path) -> Path:
     """The dense model of the palettized ``folder`` in ``out``, with its tokenizer.
 
-    Raises ``ValueError`` as ``edkm.load``, ``OSError`` as the disk says.
+    Raises ``ValueError`` as ``edkm.load``, if ``out`` is ``folder`` and if it holds other things
+    than a model; ``OSError`` as the disk says.
     """
     out, folder = Path(out), Path(folder)
+    if out.resolve() == folder.resolve():
+        raise ValueError(f"out is {out}, the palettized folder itself; give another, it would go")
+    check_replaceable(out)
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     model = load(folder, dense=True)

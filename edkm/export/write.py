@@ -26,11 +26,12 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
     """Write ``model``, changed by ``edkm.cluster``, to ``folder``; returns the folder.
 
     With a transformers model its configuration goes along, and ``tokenizer`` if given, so that
-    ``edkm.load`` can generate. ``ValueError`` if nothing is clustered; ``OSError`` as the disk
-    says, in which case an earlier folder of that name is intact.
+    ``edkm.load`` can generate. ``ValueError`` if nothing is clustered or ``folder`` holds other
+    things than a model; ``OSError`` as the disk says, in which case an earlier model is intact.
     """
     clustering = Clustering.of(model)
     folder = Path(folder)
+    check_replaceable(folder)
     palettes = clustering.palettes()
     rest, tied = _other_tensors(model, clustering)
     entries = {name: palette_entry(palette) for name, palette in palettes.items()}
@@ -55,6 +56,18 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None) -> Path
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+def check_replaceable(folder: Path) -> None:
+    """``ValueError`` unless ``folder`` is new, empty, or a model alone, which may be replaced."""
+    if not folder.exists():
+        return
+    held = list(folder.iterdir()) if folder.is_dir() else [folder]
+    model = any(path.name == "config.json" or path.suffix == ".safetensors" for path in held)
+    if held and not (model and all(path.is_file() for path in held) and folder.is_dir()):
+        raise ValueError(
+            f"{folder} holds other things than a model, which would be replaced; give a new name"
+        )
 
 
 def replace_folder(new: Path, old: Path) -> None:

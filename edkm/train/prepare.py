@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from edkm.export.kind import check_plain
 from edkm.train.config import TrainConfig
 from edkm.train.data import Example, Sequence, read_examples, tokenize
 from edkm.train.errors import DataError
@@ -39,6 +40,8 @@ def prepare(config: TrainConfig) -> Prepared:
     """Model, tokenizer and token sequences. Raises ``ValueError`` and ``DataError``."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if config.out.exists() and not config.out.is_dir():
+        raise ValueError(f"out is {config.out}, which is a file; give a folder, or a new name")
     torch.manual_seed(config.seed)
     source = read_examples(config.data)
     other = read_examples(config.heldout) if config.heldout else None
@@ -47,6 +50,7 @@ def prepare(config: TrainConfig) -> Prepared:
             f"model {config.model} does not exist; give the folder of a transformers causal "
             "language model (config.json, model.safetensors, tokenizer)"
         )
+    check_plain("model", config.model)
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
     model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype)

@@ -17,6 +17,7 @@ from edkm.clustering import cluster
 from edkm.compensate import compensate
 from edkm.dkm import DKMConfig
 from edkm.evaluate import collate
+from edkm.export.kind import check_plain
 from edkm.train.checkpoint import write_whole
 from edkm.train.config import TrainConfig
 from edkm.train.measure import Measure
@@ -116,6 +117,7 @@ def make_teacher(config: TrainConfig, model: Any) -> Any:
     else:
         from transformers import AutoModelForCausalLM
 
+        check_plain("teacher", folder)
         teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
     if teacher.config.vocab_size != model.config.vocab_size:
         raise ValueError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from edkm.evaluate import collate, multiple_choice, perplexity
-from edkm.evaluate.__main__ import app
+from edkm.evaluate.__main__ import app, sequence_for
 from edkm.evaluate.choice import read_rows
 from edkm.train.data import IGNORE, Sequence
 
@@ -93,6 +93,34 @@ def test_a_real_model_scores_real_rows(realdata: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     rows = read_rows(realdata / "eval" / "piqa_200.jsonl")[:10]
     assert multiple_choice(model, tokenizer, rows).rows == 10
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"query": "a", "choices": ["b"], "gold": 1}', r"choices is \['b'\] and gold 1"),
+        ('{"query": "a", "choices": "bc", "gold": 0}', "choices is 'bc'"),
+        ('{"query": "a", "choices": ["b"], "gold": "0"}', "gold '0'"),
+        ("[1]", "a list; an object is needed"),
+        ("{oops", "not JSON"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(ValueError, match=f"row 2: .*{message}"):
+        read_rows(path)
+
+
+def test_sequences_are_as_long_as_the_model_takes() -> None:
+    model = Unigram([0.5, 0.5])
+    with pytest.raises(ValueError, match=r"sequence is 65 tokens; .* at most 64"):
+        sequence_for(model, 65)
+    with pytest.raises(ValueError, match="sequence is 1 tokens"):
+        sequence_for(model, 1)
+    assert sequence_for(model, 64) == sequence_for(model, None) == 64
+    model.config.max_position_embeddings = 4096
+    assert sequence_for(model, None) == 256
 
 
 def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:

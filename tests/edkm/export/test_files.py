@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import edkm
 from edkm.export import bake, load, read_palettes, save, size_bound
+from edkm.export.kind import check_plain, is_palettized
 
 transformers = pytest.importorskip("transformers")
 
@@ -173,3 +174,36 @@ def test_groups_go_along(tmp_path: Path, scaled: bool) -> None:
     assert groups["model.embed_tokens.weight"] == 1
     assert torch.equal(load(tmp_path / "m", dense=True)(IDS).logits, expected)
     torch.testing.assert_close(load(tmp_path / "m")(IDS).logits, expected)
+
+
+def test_folders_are_told_apart_and_damage_is_named(tmp_path: Path) -> None:
+    model = tiny_llama()
+    edkm.cluster(model)
+    packed, plain = save(model, tmp_path / "m"), tmp_path / "plain"
+    bake(packed, plain)
+    assert is_palettized(packed) and not is_palettized(plain)
+    check_plain("model", plain)
+    with pytest.raises(ValueError, match=r"teacher .* is palettized, and tuning takes plain"):
+        check_plain("teacher", packed)  # transformers would give it random weights
+    with pytest.raises(ValueError, match="holds no model"):
+        is_palettized(tmp_path)
+    file = plain / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"plain/model\.safetensors is not a readable"):
+        is_palettized(plain)
+
+
+def test_nothing_but_a_model_is_replaced(tmp_path: Path) -> None:
+    model = tiny_llama()
+    edkm.cluster(model)
+    packed, notes = tmp_path / "m", tmp_path / "notes.txt"
+    assert save(model, packed) == save(model, packed)  # an earlier model may be
+    notes.write_text("mine")
+    for taken in (tmp_path, notes):
+        with pytest.raises(ValueError, match="holds other things than a model"):
+            save(model, taken)
+        with pytest.raises(ValueError, match="holds other things than a model"):
+            bake(packed, taken)
+    with pytest.raises(ValueError, match="the palettized folder itself"):
+        bake(packed, packed)
+    assert notes.read_text() == "mine" and is_palettized(packed)

@@ -225,6 +225,10 @@ def test_refusals(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
         run(settings(tmp_path / "nowhere", alpaca, tmp_path / "o"))
     with pytest.raises(DataError, match="does not exist"):
         run(settings(tiny, tmp_path / "none.json", tmp_path / "o"))
+    with pytest.raises(ValueError, match=r"holds no model \(config.json\)"):
+        run(settings(tmp_path, alpaca, tmp_path / "o"))
+    with pytest.raises(ValueError, match="which is a file"):
+        run(settings(tiny, alpaca, alpaca))
     with pytest.raises(ValueError, match="bits"):
         settings(tiny, alpaca, tmp_path / "o", bits=9)
     with pytest.raises(ValueError, match="learning_rate is nan"):
