@@ -55,7 +55,8 @@ def report_text(found: Report, top: int = 15) -> RenderableType:
     if not found.ledger.total.saves:
         return Group(*parts, Text("Nothing was saved: is the level full, and did backward run?"))
     parts.append(_ledger_table(found.ledger, top))
-    parts += [Text(_balance_line(balance)) for balance in found.ledger.balances]
+    parts += [Text(line) for line in balance_lines(found.ledger.balances)]
+    parts += [Text(f"limit: {limit}", style="yellow") for limit in found.ledger.limits]
     parts.append(_duplicates_part(found.duplicates, top))
     parts.append(_traffic_part(found.traffic))
     return Group(*parts)
@@ -110,7 +111,12 @@ def _entry_cells(entry: Entry, label: str) -> list[Text]:
     return [Text(label), Text(f"{entry.saves}"), *(Text(format_bytes(size)) for size in sizes)]
 
 
-def _balance_line(found: Balance) -> str:
+def balance_lines(found: Sequence[Balance]) -> list[str]:
+    """What was allocated at the fullest moment, and what for: a line per rank."""
+    return [_balance_line(one, f"rank {one.rank}, " * (len(found) > 1)) for one in found]
+
+
+def _balance_line(found: Balance, rank: str) -> str:
     named = (
         ("parameters", found.param_bytes), ("gradients", found.grad_bytes),
         ("optimizer", found.optimizer_bytes), ("saved", found.saved_bytes),
@@ -118,7 +124,7 @@ def _balance_line(found: Balance) -> str:
     )  # fmt: skip
     parts = " + ".join(f"{name} {_signed(size)}" for name, size in named)
     total = format_bytes(found.allocated_bytes)
-    return f"fullest moment ({found.phase}, {found.device}): {total} = {parts}"
+    return f"fullest moment ({rank}{found.phase}, {found.device}): {total} = {parts}"
 
 
 def _signed(count: int) -> str:

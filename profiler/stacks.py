@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
 
-from profiler import events
+from profiler import events, hooks
 from profiler.attribution import BOUNDARY, ModuleCall
 
 _DEPTH = 24  # frames of a stack that are kept
@@ -104,7 +104,7 @@ class StackTable:
             assert frame is not None
             code = frame.f_code
             self._seen.add(code)
-            if code is not BOUNDARY:
+            if code is not BOUNDARY and code.co_filename != hooks.__file__:
                 line = _line(code, frame.f_lasti)
                 texts.append(f"{code.co_filename}:{line}:{code.co_qualname}")
             frame = frame.f_back

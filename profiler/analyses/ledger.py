@@ -52,6 +52,7 @@ class Balance:
     unexplained_bytes: int  # allocated less all of the above; may be negative while sampling races
     host_bytes: int
     rss_bytes: int
+    rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class Ledger(Result):
     modules: list[Entry]
     actions: dict[str, int] = field(default_factory=dict)  # saves by what became of them
     balances: list[Balance] = field(default_factory=list)  # one per rank
+    limits: list[str] = field(default_factory=list)  # what these rows cannot say
 
 
 def ledger(run: Rows, step: int | None = None) -> Ledger:
@@ -83,6 +85,7 @@ def ledger(run: Rows, step: int | None = None) -> Ledger:
         modules=modules,
         actions={row["action"]: row["saves"] for row in actions},
         balances=[Balance(**row) for row in rows_of(run, _BALANCES, values)],
+        limits=_limits(run, values),
     )
 
 
@@ -93,6 +96,20 @@ def _total(entries: list[Entry]) -> Entry:
         if kind == "int"
     }
     return Entry(module="", kind="total", **numbers)
+
+
+def _limits(run: Rows, values: dict[str, Any]) -> list[str]:
+    """What a reader of this step must know, besides its figures."""
+    (step,) = rows_of(run, _COMPILED, values)
+    found = []
+    if step["compiled"]:
+        found.append(
+            f"{step['compiled']} saves, {step['bytes']} bytes, are of compiled code: its "
+            "partitioner chose them, and which module or operation inside needs them is not known"
+        )
+    if getattr(run, "info", {}).get("fake") is True:
+        found.append("planned with fake tensors: nothing was computed, no time was measured")
+    return found
 
 
 _MODULES = """
@@ -132,8 +149,13 @@ _ACTIONS = """
 SELECT action, count(*) AS saves FROM saves WHERE step = $step GROUP BY 1 ORDER BY 2 DESC, 1
 """
 
+_COMPILED = """
+SELECT count(*) AS compiled, coalesce(sum(logical_bytes), 0) AS bytes FROM saves
+WHERE step = $step AND starts_with(op, 'CompiledFunction')
+"""
+
 _BALANCES = """
-SELECT time_ns, phase, device, allocated_bytes, param_bytes, grad_bytes, optimizer_bytes,
+SELECT rank, time_ns, phase, device, allocated_bytes, param_bytes, grad_bytes, optimizer_bytes,
     saved_bytes, temp_bytes,
     allocated_bytes - param_bytes - grad_bytes - optimizer_bytes - saved_bytes - temp_bytes
         AS unexplained_bytes,

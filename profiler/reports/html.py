@@ -14,6 +14,7 @@ from typing import Any
 from profiler.analyses.common import rows_of
 from profiler.analyses.diff import diff
 from profiler.analyses.lint import lint
+from profiler.analyses.timeline import timeline
 from profiler.analyses.whatif import WhatIf, what_if
 from profiler.query import Run
 from profiler.report import Report, report
@@ -34,12 +35,13 @@ def html_report(run: Run, other: Run | None = None, step: int | None = None) -> 
     number = found.ledger.step
     lints = lint(run, step)
     at = {"step": number}
-    memory = rows_of(run, _MEMORY, at)
+    balances = found.ledger.balances
+    memory = timeline(run, rank=balances[0].rank if balances else 0, step=number, bins=500)
     steps = rows_of(run, "FROM steps WHERE step = $step ORDER BY rank LIMIT 1", at)
     parts = [
         _tiles(found, len(lints.findings), steps),
         sections.lint_section(lints),
-        sections.memory_section(memory, steps),
+        sections.memory_section(memory),
         sections.ledger_section(found.ledger),
         sections.duplicates_section(found.duplicates),
         sections.traffic_section(found.traffic),
@@ -119,9 +121,3 @@ def _about(run: Run, step: str) -> str:
     words += [f"torch {torch}"] if torch else []
     words += [f"program {info['program']}"] if info.get("program") else []
     return "; ".join(words)
-
-
-_MEMORY = """
-SELECT * FROM memory WHERE step = $step AND rank = (SELECT min(rank) FROM memory WHERE step = $step)
-ORDER BY time_ns
-"""

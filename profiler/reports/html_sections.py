@@ -7,19 +7,18 @@ Boundary: renders results; computes shares of bars and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from profiler.analyses import Duplicates, Ledger, Lint, Traffic
 from profiler.analyses.diff import Diff
 from profiler.analyses.duplicates import Group
 from profiler.analyses.fold import fold_names
-from profiler.analyses.ledger import Balance
 from profiler.analyses.lint import Finding
+from profiler.analyses.timeline import CATEGORIES, Timeline
 from profiler.analyses.traffic import Flow
 from profiler.analyses.whatif import Measured, Prediction, WhatIf
 from profiler.events import ROOT
-from profiler.report import fold_ledger
+from profiler.report import balance_lines, fold_ledger
 from profiler.reports.diff_text import TOTALS, cells, total_cells
 from profiler.reports.html_elements import (
     area,
@@ -33,64 +32,59 @@ from profiler.reports.html_elements import (
     text,
 )
 from profiler.reports.lint_text import levels
-from profiler.reports.theme import CATEGORY_COLOURS
+from profiler.reports.theme import CATEGORY_COLOURS, WINE
 from profiler.reports.units import MIB, NOTHING, format_bytes
 from profiler.reports.whatif_text import FIGURES, HEADERS, deviation
 
 TOP = 25
 PLACES = 6  # named per rule of lint
-_POINTS = 500
-_CATEGORIES = (
-    ("param", "parameters"), ("optimizer", "optimizer"), ("grad", "gradients"),
-    ("saved", "saved for backward"), ("temp", "temporary"), ("host", "on the host"),
-)  # fmt: skip
+_LABELS = {
+    "param": "parameters", "optimizer": "optimizer", "grad": "gradients",
+    "saved": "saved for backward", "temp": "temporary", "unexplained": "unexplained",
+    "host": "on the host", "peer": "at peers",
+}  # fmt: skip
+_ALWAYS_SHOWN = ("param", "saved")
 
 
-def memory_section(samples: Sequence[dict[str, Any]], steps: Sequence[dict[str, Any]]) -> str:
+def memory_section(found: Timeline) -> str:
     """Bytes by category over time, with the end of each forward."""
-    if len(samples) < 2:
+    moments = found.moments
+    if len(moments) < 2:
         return section("Memory", paragraph("No memory samples were recorded.", "note"))
-    thin = _thinned(samples)
-    start = thin[0]["time_ns"]
-    times = [(row["time_ns"] - start) / 1e9 for row in thin]
+    start = moments[0].time_ns
+    times = [(moment.time_ns - start) / 1e9 for moment in moments]
     layers = [
-        (label, CATEGORY_COLOURS[name], [row[f"{name}_bytes"] / MIB for row in thin])
-        for name, label in _CATEGORIES
+        (
+            _LABELS[name],
+            CATEGORY_COLOURS.get(name, WINE),
+            [max(0, m.bytes[place]) / MIB for m in moments],
+        )
+        for place, name in enumerate(CATEGORIES)
+        if name in _ALWAYS_SHOWN or any(m.bytes[place] > 0 for m in moments)
     ]
-    marks = [
-        ((row["forward_end_ns"] - start) / 1e9, "backward")
-        for row in steps
-        if row["forward_end_ns"] is not None and start <= row["forward_end_ns"]
-        and (row["forward_end_ns"] - start) / 1e9 <= times[-1]
-    ]  # fmt: skip
+    ends = [(band.start_ns - start) / 1e9 for band in found.bands if band.part == "backward"]
+    marks = [(end, "backward") for end in ends if 0 <= end <= times[-1]]
     picture = area(layers, times, unit="MiB", marks=marks[:3])
     return section("Memory", picture, note="Tracked storages by what they are for, over the step.")
 
 
-def _thinned(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most _POINTS samples: of each run of neighbours the fullest, and the ends."""
-    width = -(-len(samples) // _POINTS)
-    if width == 1:
-        return list(samples)
-    parts = (samples[i : i + width] for i in range(0, len(samples), width))
-    fullest = [max(part, key=lambda row: row["allocated_bytes"]) for part in parts]
-    return [samples[0], *fullest[1:-1], samples[-1]]
-
-
 def ledger_section(found: Ledger) -> str:
     """Per module: what was saved, and what of it is new memory."""
-    lines = fold_ledger(found.modules)
-    most = max((entry.unique_bytes for _, entry in lines), default=0) or 1
+    folded = fold_ledger(found.modules)
+    most = max((entry.unique_bytes for _, entry in folded), default=0) or 1
     rows = [
         (code(name), bar(e.unique_bytes / most, "var(--blue)"), *_sizes(e))
-        for name, e in lines[:TOP]
+        for name, e in folded[:TOP]
     ]
-    if rest := lines[TOP:]:
+    if rest := folded[TOP:]:
         sums = [sum(getattr(e, n) for _, e in rest) for n in _LEDGER]
         rows.append((text(f"({len(rest)} others)"), "", *(text(_figure(*p)) for p in zip(_LEDGER, sums, strict=True))))  # fmt: skip  # noqa: E501
     rows.append(("total", "", *_sizes(found.total)))
     headers = ("module", "", "saves", "logical", "parameters", "aliased", "unique", "on host")
-    balances = [paragraph(_balance(found_one), "note") for found_one in found.balances]
+    balances = [
+        paragraph(line[0].upper() + line[1:], "note") for line in balance_lines(found.balances)
+    ]
+    balances += [paragraph(f"Limit: {limit}.", "warning-line") for limit in found.limits]
     note = (
         "Logical: every save counted. Unique: each storage once, where it was saved first; "
         "parameters are in memory anyway and are not in it."
@@ -107,14 +101,6 @@ def _sizes(entry: Any) -> list[str]:
 
 def _figure(name: str, value: int) -> str:
     return f"{value}" if name == "saves" else format_bytes(value)
-
-
-def _balance(found: Balance) -> str:
-    names = (("parameters", "param"), ("gradients", "grad"), ("optimizer", "optimizer"),
-             ("saved", "saved"), ("temporary", "temp"), ("unexplained", "unexplained"))  # fmt: skip
-    parts = " + ".join(f"{label} {_size(getattr(found, f'{n}_bytes'))}" for label, n in names)
-    total = format_bytes(found.allocated_bytes)
-    return f"Fullest moment ({found.phase}, {found.device}): {total} = {parts}"
 
 
 def _size(count: int | None) -> str:

@@ -25,7 +25,7 @@ p { margin: 4px 0 10px; max-width: 80ch; }
 .note, .hint, figcaption, .meta { color: var(--muted); font-size: 13px; }
 .warning-line { border-left: 4px solid var(--orange); padding: 6px 12px; background: var(--card); }
 nav { margin: 16px 0 20px; font-size: 14px; }
-nav a { color: var(--strong); margin-right: 16px; text-decoration: none; }
+nav a { color: var(--strong); margin-right: 16px; text-decoration: none; display: inline-block; }
 nav a:hover { text-decoration: underline; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
@@ -35,9 +35,12 @@ nav a:hover { text-decoration: underline; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; margin: 8px 0 14px; font-size: 14px; }
 th { text-align: left; color: var(--muted); font-weight: 600; font-size: 12.5px;
-  border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: bottom; }
+  border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: bottom;
+  white-space: nowrap; }
 td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: top;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
+td:first-child { overflow-wrap: anywhere; }
+td:not(:first-child) > code { display: inline-block; min-width: 13em; overflow-wrap: anywhere; }
 th.n, td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.n:last-child, th.n:last-child { padding-right: 0; }
 td:first-child { min-width: 160px; }
@@ -59,10 +62,14 @@ code { font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   margin: 10px 0; background: var(--card); }
 .finding p { margin: 4px 0; max-width: none; } .finding table { margin: 6px 0 0; }
 .finding tr:last-child td { border-bottom: none; }
-figure { margin: 8px 0 4px; } svg { width: 100%; height: auto; display: block; }
+figure { margin: 8px 0 4px; overflow-x: auto; } svg { width: 100%; height: auto; display: block; }
 .grid { stroke: var(--line); stroke-width: 1; } .mark { stroke: var(--ink); stroke-dasharray: 4 3; }
 .axis { fill: var(--muted); font-size: 11.5px; }
-.key { margin-right: 16px; } .key i { display: inline-block; width: 12px; height: 12px;
+.key { margin-right: 16px; display: inline-block; }
+.key i { display: inline-block; width: 12px; height: 12px;
   border-radius: 2px; margin-right: 6px; vertical-align: -1px; }
 footer { margin-top: 48px; color: var(--muted); font-size: 13px; }
+@media (max-width: 640px) { main { padding: 20px 14px 48px; } table { font-size: 13px; }
+   .track { min-width: 40px; } td:first-child { min-width: 150px; }
+  figure svg { min-width: 620px; } }
 """

@@ -22,11 +22,8 @@ def lint_text(found: Lint) -> RenderableType:
     """Return what rich prints."""
     if not found.findings:
         return Text("No findings." + " " + levels(found))
-    counts = [
-        f"{sum(f.severity == name for f in found.findings)} {name}s"
-        for name in _STYLES
-        if any(f.severity == name for f in found.findings)
-    ]
+    numbers = {name: sum(f.severity == name for f in found.findings) for name in _STYLES}
+    counts = [f"{n} {name}{'s' * (n > 1)}" for name, n in numbers.items() if n]
     rules: dict[str, list[Finding]] = {}
     for finding in found.findings:
         rules.setdefault(finding.rule, []).append(finding)

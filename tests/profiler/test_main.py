@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from profiler.__main__ import app
-from profiler.events import Step
+from profiler.events import MemorySample, Step
 from profiler.exports import FORMATS, run_and_formats
 from profiler.query import open_run
 from profiler.report import report
@@ -31,6 +31,20 @@ def test_report_prints_what_json_holds(tmp_path: Path) -> None:
     assert set(found) == {"run", "note", "ledger", "duplicates", "traffic"}
     assert found["ledger"]["total"]["logical_bytes"] == 96
     assert found == json.loads(json.dumps(report(open_run(tmp_path / "run")).to_json()))
+
+
+def test_report_tells_ranks_apart_and_prints_limits(tmp_path: Path) -> None:
+    saves = [float32(1, 1, [2], op="CompiledFunctionBackward", rank=rank) for rank in (0, 1)]
+    memory = [MemorySample(rank=rank, allocated_bytes=8 + rank) for rank in (0, 1)]
+    run_of(tmp_path / "run", saves, memory).close()
+    for words in (
+        ["report", tmp_path / "run"],
+        ["html", tmp_path / "run", "--out", tmp_path / "h"],
+    ):
+        assert call(*words).exit_code == 0
+    for shown in (call("report", tmp_path / "run").output, (tmp_path / "h").read_text()):
+        assert "(rank 0, idle, cpu): 8 B =" in shown and "(rank 1, idle, cpu): 9 B =" in shown
+        assert "2 saves, 16 bytes, are of compiled code" in " ".join(shown.split())
 
 
 def test_report_folds_what_is_beyond_the_top(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def test_a_program_runs_as_without_the_tracer(tmp_path: Path, name: str, level: 
         assert run.info["exit_code"] == done.code
         assert modules(run) == set(heading.removeprefix("# modules: ").split())
         assert ledger(run).total.unique_bytes > 0
+        frames = run.sql("SELECT DISTINCT unnest(frames) AS frame FROM stacks")["frame"].to_pylist()
+        assert not any("profiler/hooks.py:" in frame for frame in frames)
     if name != "fails":
         assert done.err.splitlines()[:-2] == plain.err.splitlines()
 

@@ -65,6 +65,17 @@ def test_the_fullest_moment_is_reconciled(tmp_path: Path) -> None:
     assert (balance.host_bytes, balance.rss_bytes) == (9, 500)
 
 
+def test_compiled_code_is_a_limit_of_its_step(tmp_path: Path) -> None:
+    saves = [
+        float32(1, 1, [2], step=0, op="MmBackward0"),
+        float32(2, 2, [3], step=1, op="CompiledFunctionBackward"),
+    ]
+    run = run_of(tmp_path / "run", saves)
+    (limit,) = ledger(run, 1).limits
+    assert limit.startswith("1 saves, 12 bytes, are of compiled code")
+    assert ledger(run, 0).limits == []
+
+
 def test_an_unknown_step_names_the_known(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", [float32(i, i, [1], step=i) for i in (0, 1, 5)])
     with pytest.raises(ValueError, match="step: got 3, but only these have saves: 0, 1, 5"):

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from profiler import Tracer, open_run
+from profiler.events import MemorySample
 from profiler.reports.html import html_report, write_html
 from profiler.reports.html_elements import area, bar, text
-from tests.profiler.analyses.runs import run_of
+from profiler.reports.units import MIB
+from tests.profiler.analyses.runs import float32, run_of
 from tests.profiler.exports.samples import HOSTILE, sample
 
 VOID = {"meta", "line", "br", "polygon"}
@@ -80,6 +82,17 @@ def test_the_page_has_every_part_and_asks_for_nothing(tmp_path: Path) -> None:
     for words in ("parameter-offloaded", "1-2.0 (x2)", "predicted: ", "measured, as recorded",
                   "simulated", "unexplained", "saves the same in both"):  # fmt: skip
         assert words in said, words
+
+
+def test_what_the_allocator_holds_beyond_the_known_is_drawn(tmp_path: Path) -> None:
+    for held, shown in ((5, False), (9, True)):
+        samples = [
+            MemorySample(time_ns=time, allocated_bytes=held * MIB, param_bytes=5 * MIB)
+            for time in (1, 2)
+        ]
+        run = run_of(tmp_path / str(held), [float32(1, 1, [2])], samples)
+        section = html_report(run).partition("<h2>Memory")[2].partition("<h2>")[0]
+        assert ("unexplained" in section) is shown and "parameters" in section
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
