@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edkm.dkm.checks import check_centroids, check_weight
 from edkm.dkm.distance import compute_dtype, row_chunks
+from edkm.dkm.kernels.choice import bucketize_for
 
 
 def hard_indices(weight: Shaped[Tensor, "*shape"], centroids: Tensor) -> Int64[Tensor, " n"]:
@@ -82,7 +83,8 @@ def _nearest_scalar(rows: Tensor, codebooks: Tensor) -> Tensor:
     ordered, order = codebooks[:, :, 0].sort(dim=1)
     middles = ordered[:, :-1] + (ordered[:, 1:] - ordered[:, :-1]) / 2
     if len(codebooks) == 1:
-        return order[0, torch.bucketize(rows[:, :, 0], middles[0])]
+        find = bucketize_for(rows.device, rows.dtype, len(middles[0]))
+        return order[0, find(rows[0, :, 0].contiguous(), middles[0])].unsqueeze(0)
     return order.gather(1, torch.searchsorted(middles, rows[:, :, 0].contiguous()))
 
 

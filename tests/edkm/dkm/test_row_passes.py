@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edkm.dkm import updates as updates_module
-from edkm.dkm.kernels.choice import RowPasses, row_passes_for
+from edkm.dkm.kernels.choice import RowPasses, bucketize_for, row_passes_for
 from edkm.dkm.settings import Rule
 from edkm.dkm.updates import Path, Points, pull, run_updates, soft_output
 
@@ -160,3 +160,21 @@ def test_who_is_served(
     passes = row_passes_for(torch.device(device), work, clusters, dim)
     assert (passes is not None) == served
     assert not served or isinstance(passes, RowPasses)
+
+
+@pytest.mark.parametrize("edges", [0, 1, 2, 3, 7, 100, 254, 255])
+@pytest.mark.parametrize("count", [1, 255, 1000])
+def test_places_among_edges_are_torchs(edges: int, count: int) -> None:
+    borders = drawn(edges, seed=1).float().sort().values
+    above = borders.nextafter(torch.tensor(torch.inf))
+    infinite = torch.tensor([torch.inf, -torch.inf])
+    values = torch.cat([borders, above, infinite, drawn(count, seed=2).float()])
+    find = bucketize_for(values.device, values.dtype, edges)
+    assert find is not torch.bucketize
+    assert torch.equal(find(values, borders), torch.bucketize(values, borders))
+
+
+def test_other_places_are_found_by_torch() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for device, dtype, edges in ((cpu, F64, 7), (cuda, F32, 7), (cpu, F32, 256)):
+        assert bucketize_for(device, dtype, edges) is torch.bucketize
