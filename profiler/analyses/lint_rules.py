@@ -25,15 +25,34 @@ class Rule:
     hits: str
 
 
-# Hooks that do not describe themselves have no finder: what they share is only their own claim.
-_SHARED = """
-FROM chosen v JOIN saves o ON o.rank = v.rank AND o.save_id = v.alias_of
-WHERE v.action = 'alias' AND v.finder IS NULL
-AND (v.content_hash IS NULL OR v.unpack_hash IS NULL OR v.content_hash <> v.unpack_hash)
+def _saves(condition: str, *, cost: str = "v.logical_bytes", also: str = "") -> str:
+    """The saves `v` of which `condition` is true."""
+    return f"""
+SELECT v.rank, v.step, v.save_id, {cost} AS bytes FROM chosen v {also}
+WHERE {condition}
 """
+
+
+def _served(condition: str) -> str:
+    """The saves `v` that were served by the copy of `o`.
+
+    Hooks that do not describe themselves have no finder: what they share is only their own claim.
+    """
+    return _saves(
+        f"""v.action = 'alias' AND v.finder IS NULL
+AND (v.content_hash IS NULL OR v.unpack_hash IS NULL OR v.content_hash <> v.unpack_hash)
+AND {condition}""",
+        also="JOIN saves o ON o.rank = v.rank AND o.save_id = v.alias_of",
+    )
+
+
 _SAME_LAYOUT = """
 (v.shape = o.shape AND v.stride = o.stride AND v.storage_offset = o.storage_offset
     AND v.dtype = o.dtype)
+"""
+_KEPT_BY_ANOTHER = """
+EXISTS (SELECT 1 FROM chosen k WHERE k.rank = v.rank AND k.step = v.step
+    AND k.storage_id = v.storage_id AND k.action = 'kept')
 """
 
 _WRITTEN = Rule(
@@ -41,10 +60,7 @@ _WRITTEN = Rule(
     severity="error",
     title="a saved tensor was written to in place before backward used it",
     remedy="use an out-of-place operation, or clone before writing: the gradient is wrong",
-    hits="""
-SELECT rank, step, save_id, logical_bytes AS bytes FROM chosen
-WHERE action = 'kept' AND unpack_version <> version
-""",
+    hits=_saves("v.action = 'kept' AND v.unpack_version <> v.version"),
 )
 
 _CHANGED = Rule(
@@ -52,10 +68,9 @@ _CHANGED = Rule(
     severity="error",
     title="backward got other values than were saved",
     remedy="the hooks give a buffer out again too early: wait for the copy, and for its reader",
-    hits="""
-SELECT rank, step, save_id, logical_bytes AS bytes FROM chosen
-WHERE content_hash <> unpack_hash AND coalesce(unpack_version, version) = version
-""",
+    hits=_saves(
+        "v.content_hash <> v.unpack_hash AND coalesce(v.unpack_version, v.version) = v.version"
+    ),
 )
 
 _WRONG_COPY = Rule(
@@ -63,10 +78,7 @@ _WRONG_COPY = Rule(
     severity="error",
     title="a tensor was served by the host copy of another one (its address was used again)",
     remedy="key copies by live storage (a weak reference), never by an address",
-    hits=f"""
-SELECT v.rank, v.step, v.save_id, v.logical_bytes AS bytes {_SHARED}
-AND v.storage_id <> o.storage_id
-""",
+    hits=_served("v.storage_id <> o.storage_id"),
 )
 
 _LAYOUT_LOST = Rule(
@@ -74,11 +86,10 @@ _LAYOUT_LOST = Rule(
     severity="error",
     title="a view was served by a copy of another view, and came back in that one's layout",
     remedy="keep size, stride and offset per save and restore with as_strided",
-    hits=f"""
-SELECT v.rank, v.step, v.save_id, v.logical_bytes AS bytes {_SHARED}
-AND v.storage_id = o.storage_id AND NOT {_SAME_LAYOUT}
-AND (v.unpack_hash IS NOT NULL OR (v.unpack_stride = o.unpack_stride AND v.unpacked_count > 0))
-""",
+    hits=_served(
+        f"""v.storage_id = o.storage_id AND NOT {_SAME_LAYOUT}
+AND (v.unpack_hash IS NOT NULL OR (v.unpack_stride = o.unpack_stride AND v.unpacked_count > 0))"""
+    ),
 )
 
 _STALE = Rule(
@@ -86,10 +97,7 @@ _STALE = Rule(
     severity="error",
     title="a tensor that was written to was served by the copy from before",
     remedy="make the version counter part of the key of a copy",
-    hits=f"""
-SELECT v.rank, v.step, v.save_id, v.logical_bytes AS bytes {_SHARED}
-AND v.storage_id = o.storage_id AND v.version <> o.version
-""",
+    hits=_served("v.storage_id = o.storage_id AND v.version <> o.version"),
 )
 
 _OLD_VALUES = Rule(
@@ -97,10 +105,7 @@ _OLD_VALUES = Rule(
     severity="warning",
     title="a tensor was written to after it was copied to the host; PyTorch itself would refuse",
     remedy="use an out-of-place operation: without the offloader this program raises an error",
-    hits="""
-SELECT rank, step, save_id, logical_bytes AS bytes FROM chosen
-WHERE action <> 'kept' AND unpack_version <> version AND NOT of_param
-""",
+    hits=_saves("v.action <> 'kept' AND v.unpack_version <> v.version AND NOT v.of_param"),
 )
 
 _DUPLICATE = Rule(
@@ -135,9 +140,7 @@ _PARAMETER = Rule(
     severity="warning",
     title="a parameter was copied to the host; it stays in memory anyway",
     remedy="skip storages of parameters (offload(model), or skip_parameters=True)",
-    hits="""
-SELECT rank, step, save_id, host_bytes AS bytes FROM chosen WHERE of_param AND host_bytes > 0
-""",
+    hits=_saves("v.of_param AND v.host_bytes > 0", cost="v.host_bytes"),
 )
 
 _FREES_NOTHING = Rule(
@@ -145,12 +148,7 @@ _FREES_NOTHING = Rule(
     severity="warning",
     title="a copy on the host frees nothing: another save keeps the storage on the device",
     remedy="serve every save of a storage from the one host copy",
-    hits="""
-SELECT v.rank, v.step, v.save_id, v.host_bytes AS bytes FROM chosen v
-WHERE v.host_bytes > 0 AND NOT v.of_param AND EXISTS (
-    SELECT 1 FROM chosen k WHERE k.rank = v.rank AND k.step = v.step
-    AND k.storage_id = v.storage_id AND k.action = 'kept')
-""",
+    hits=_saves(f"v.host_bytes > 0 AND NOT v.of_param AND {_KEPT_BY_ANOTHER}", cost="v.host_bytes"),
 )
 
 _OUTLIVED = Rule(
@@ -158,14 +156,13 @@ _OUTLIVED = Rule(
     severity="note",
     title="a copy on the host freed nothing: the tensor was still alive when backward asked for it",
     remedy="drop the reference that the program holds, or do not offload this tensor",
-    hits="""
-SELECT v.rank, v.step, v.save_id, v.host_bytes AS bytes FROM chosen v
-JOIN storages t ON t.rank = v.rank AND t.storage_id = v.storage_id
-WHERE v.host_bytes > 0 AND NOT v.of_param AND t.category = 'saved' AND v.unpack_ns IS NOT NULL
-AND (t.died_ns IS NULL OR t.died_ns > v.unpack_ns) AND NOT EXISTS (
-    SELECT 1 FROM chosen k WHERE k.rank = v.rank AND k.step = v.step
-    AND k.storage_id = v.storage_id AND k.action = 'kept')
-""",
+    hits=_saves(
+        f"""v.host_bytes > 0 AND NOT v.of_param AND t.category = 'saved'
+AND v.unpack_ns IS NOT NULL AND (t.died_ns IS NULL OR t.died_ns > v.unpack_ns)
+AND NOT {_KEPT_BY_ANOTHER}""",
+        cost="v.host_bytes",
+        also="JOIN storages t ON t.rank = v.rank AND t.storage_id = v.storage_id",
+    ),
 )
 
 _NEVER_UNPACKED = Rule(
@@ -173,14 +170,14 @@ _NEVER_UNPACKED = Rule(
     severity="warning",
     title="copied to the host and never asked for",
     remedy="do not offload what backward does not use; compute it under torch.no_grad()",
-    hits="""
-SELECT v.rank, v.step, v.save_id, v.host_bytes AS bytes FROM chosen v
-JOIN steps s ON s.rank = v.rank AND s.step = v.step
-WHERE v.host_bytes > 0 AND v.unpacked_count = 0
+    hits=_saves(
+        """v.host_bytes > 0 AND v.unpacked_count = 0
 AND s.forward_end_ns IS NOT NULL AND s.end_ns IS NOT NULL
 AND NOT EXISTS (SELECT 1 FROM saves u WHERE u.rank = v.rank AND u.alias_of = v.save_id
-    AND u.unpacked_count > 0)
-""",
+    AND u.unpacked_count > 0)""",
+        cost="v.host_bytes",
+        also="JOIN steps s ON s.rank = v.rank AND s.step = v.step",
+    ),
 )
 
 _VIEW_KEEPS = Rule(
