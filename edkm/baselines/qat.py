@@ -24,6 +24,7 @@ from edkm.baselines.packed import Integers, write_integers
 from edkm.baselines.shared import once
 from edkm.train.config import TrainConfig
 from edkm.train.data import IGNORE, Sequence
+from edkm.train.written import extend
 
 GREEDY = 4  # tokens after the first that are the likeliest ones
 TEXT = "text.safetensors"  # int64 ids, [sequences, tokens]
@@ -88,27 +89,10 @@ def data_free_rows(teacher: Any, count: int, length: int, seed: int) -> list[Seq
         ids = torch.randint(teacher.config.vocab_size, (wanted, 1))
         if head is not None:
             ids = torch.cat([torch.full((wanted, 1), head), ids], dim=1)
-        ids = _extend(teacher, ids, min(GREEDY, length - ids.shape[1]), sample=False)
-        ids = _extend(teacher, ids, length - ids.shape[1], sample=True)
+        ids = extend(teacher, ids, min(GREEDY, length - ids.shape[1]), temperature=None)
+        ids = extend(teacher, ids, length - ids.shape[1], temperature=1.0)
         rows += [_row(one, head) for one in ids.tolist()]
     return rows
-
-
-def _extend(teacher: Any, ids: Tensor, count: int, *, sample: bool) -> Tensor:
-    """``ids`` ``[b, t]`` with ``count`` more tokens; the end of a text does not end a sequence."""
-    if count < 1:
-        return ids
-    # top_k 0 and top_p 1: the whole distribution
-    how = {"do_sample": True, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
-    longer: Tensor = teacher.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        min_new_tokens=count,
-        max_new_tokens=count,
-        pad_token_id=0,
-        **how,
-    )
-    return longer
 
 
 def prepare(model: nn.Module, bits: int, embedding_bits: int, group: int) -> None:

@@ -67,6 +67,7 @@ def main(
     teacher: Annotated[Path | None, typer.Option(help="dense teacher's folder")] = None,
     teacher_epochs: Annotated[float | None, typer.Option(help="tune a teacher first")] = None,
     teacher_rate: Annotated[float | None, typer.Option(help="its learning rate (1e-4)")] = None,
+    teacher_text: Annotated[int | None, typer.Option(help="sequences that it writes")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16")] = None,
     seed: Annotated[int | None, typer.Option(help="of order and initial centroids (0)")] = None,
     save_every: Annotated[int | None, typer.Option(help="steps between checkpoints")] = None,

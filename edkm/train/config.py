@@ -103,6 +103,7 @@ class TrainConfig:
     teacher: Path | None = None  # dense teacher; None: the model before tuning
     teacher_epochs: float = 0.0  # passes over the data that tune a dense teacher of its own first
     teacher_rate: float = 1e-4  # peak learning rate of that teacher
+    teacher_text: int = 0  # sequences that the teacher writes, tuned on like the data
     dtype: str = "auto"  # of the weights: "auto" (as stored), "float32", "bfloat16"
     seed: int = 0
     save_every: int = 100  # optimizer steps between checkpoints
@@ -121,7 +122,7 @@ class TrainConfig:
         for name in ("batch_size", "accumulate", "iterations", "save_every", "log_every"):
             check_range(name, getattr(self, name), 1, None, "a count is at least 1")
         check_range("sequence", self.sequence, 2, None, "predicting takes at least two tokens")
-        for name in ("compensate", "allocate"):
+        for name in ("compensate", "allocate", "teacher_text"):
             check_range(name, getattr(self, name), 0, None, "a count cannot be negative")
         check_range("warmup", self.warmup, 0, None, "a count cannot be negative")
         if self.group_size is not None:
@@ -154,9 +155,16 @@ class TrainConfig:
             raise ValueError(
                 "shard_saved is given without fsdp, over whose processes it would share; add fsdp"
             )
-        if (self.teacher is not None or self.teacher_epochs) and self.distill == 0:
+        if (self.teacher is not None or self.teacher_epochs or self.teacher_text) and (
+            self.distill == 0
+        ):
             raise ValueError(
                 "a teacher is given but distill is 0; give its weight, for example 0.9"
+            )
+        if self.teacher_text and self.fsdp:
+            raise ValueError(
+                f"teacher_text is {self.teacher_text} with fsdp, whose teacher is in shards and "
+                "writes nothing; give teacher_text 0"
             )
 
     @property

@@ -28,6 +28,7 @@ from edkm.train.start import (
     make_teacher,
     start,
 )
+from edkm.train.written import written
 
 Say = Callable[[str], None]
 
@@ -69,10 +70,14 @@ def run(
     if plan is not None and checkpoint is None:
         say("measuring the clustered model before tuning")
         start(config, ready, plan, measure)
+    rows = ready.train
+    if config.teacher_text:
+        say(f"the teacher writes {config.teacher_text} sequences")
+        rows = rows + written(config, rows, teacher)
     trainer = ClusterTrainer(
         config,
         ready.model,
-        ready.train,
+        rows,
         plan=plan,
         teacher=teacher,
         steps=ready.steps,
@@ -121,6 +126,7 @@ def teacher_run(config: TrainConfig) -> TrainConfig | None:
         max_steps=None,
         learning_rate=config.teacher_rate,
         teacher_epochs=0.0,
+        teacher_text=0,
         distill=0.0,
         dense=False,
     )

@@ -65,7 +65,8 @@ def prepare(config: TrainConfig) -> Prepared:
     train = tokenize(source, tokenizer, config.sequence, packing=config.packing)
     heldout = tokenize(other, tokenizer, config.sequence, packing=config.packing)
     per_step = config.batch_size * config.accumulate
-    steps = config.max_steps or max(1, math.ceil(config.epochs * len(train) / per_step))
+    rows = len(train) + config.teacher_text  # what the teacher writes comes later
+    steps = config.max_steps or max(1, math.ceil(config.epochs * rows / per_step))
     return Prepared(model, tokenizer, train, heldout, steps)
 
 

@@ -110,7 +110,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     more = dict(
         max_steps=6, batch_size=2, accumulate=2, sequence=128, learning_rate=1e-2, save_every=2,
         straight=0.3, distill=0.3, warmup=1, compensate=4, row_scale=True, allocate=2,
-        teacher_epochs=0.5,
+        teacher_epochs=0.5, teacher_text=4,
     )  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     config = TrainConfig(model=tiny, data=alpaca, out=whole, **more)  # type: ignore[arg-type]
@@ -235,6 +235,8 @@ def test_refusals(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
         settings(tiny, alpaca, tmp_path / "o", learning_rate=math.nan)
     with pytest.raises(ValueError, match="teacher is given"):
         settings(tiny, alpaca, tmp_path / "o", teacher=tiny)
+    with pytest.raises(ValueError, match="teacher_text is 3 with fsdp"):
+        settings(tiny, alpaca, tmp_path / "o", teacher_text=3, distill=0.5, fsdp=True)
     with pytest.raises(ValueError, match="teacher_epochs is -1"):
         settings(tiny, alpaca, tmp_path / "o", teacher_epochs=-1.0)
     with pytest.raises(ValueError, match="shard_saved is given without"):
