@@ -1,17 +1,18 @@
 """What the tracer costs a training step, and whether it changes anything.
 
-Traced and untraced blocks of steps of one model take turns in one process, ABBA. A block lasts as
-long as the time between two writes to disk (two seconds); writing is forced at its end and counted
-as part of its steps, although in use it runs beside them; level summary writes every ten seconds
-only, so that its figure is charged five times as many writes. Rows: model, level, step_s and
-traced_step_s (medians), overhead (median over pairs of blocks, by processor time, with the 95 %
-interval of that median by bootstrap), wall_overhead (the same by the clock: only true on a quiet
-machine), saves per step, peak resident size of a plain and a traced process, the exact peak of
-tensors (bytes of live storages that operations made, counted by a dispatch mode that knows nothing
-of the tracer), and whether the losses and all gradients are equal bit by bit. Prints a table, or
-JSON with `--json`. `--quick` measures 4 pairs and no peaks.
+Traced and untraced blocks of steps of one model take turns in one process, ABBA. A block ends
+before the tracer's own thread writes to disk. Writing is timed apart: what was recorded in nine
+tenths of the time between two writes of that level is written at once, five times, and the median
+per step is added to every traced step, although in use it runs beside them. So every step is
+charged its share of one write, and of no more. Rows: model, level, step_s and traced_step_s
+(medians), overhead (median over pairs of blocks, by processor time, with the 95 % interval of that
+median by bootstrap), wall_overhead (the same by the clock: only true on a quiet machine),
+write_cpu_s (the write's share of a step), saves per step, peak resident size of a plain and a
+traced process, the exact peak of tensors (bytes of live storages that operations made, counted by a
+dispatch mode that knows nothing of the tracer), and whether the losses and all gradients are equal
+bit by bit. Prints a table, or JSON with `--json`. `--quick` measures 4 pairs and no peaks.
 
-    python benchmarks/tracer_overhead.py [--pairs 16] [--seconds 2] [--model PATH] [--json]
+    python benchmarks/tracer_overhead.py [--pairs 16] [--seconds 1.8] [--model PATH] [--json]
 
 Models: a LLaMA of hidden 512 made here, and a checkpoint (--model).
 """
@@ -36,8 +37,10 @@ from live_tensors import LiveTensors
 from profiler import Tracer, open_run
 from profiler.machine import collect_hardware, collect_versions, utc_now
 from profiler.memory import PeakRss
+from profiler.tracer import FLUSH_SECONDS
 
 LEVELS = ("summary", "full")
+WRITES = 5
 MIB = 1 << 20
 PEAKS = (
     "peak_rss_bytes",
@@ -79,7 +82,7 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=16, help="pairs of blocks")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a block")
+    parser.add_argument("--seconds", type=float, default=1.8, help="length of a block")
     parser.add_argument("--model", help="folder of a checkpoint, measured beside the made one")
     parser.add_argument("--quick", action="store_true", help="4 pairs, no peaks: to develop by")
     parser.add_argument("--only", action="store_true", help="leave out the made model")
@@ -103,7 +106,9 @@ def measure(model: str, level: Any, options: argparse.Namespace) -> dict[str, An
     torch.set_num_threads(1)
     network, step = prepare(model)
     timed(step, 3)
-    steps = max(2, math.ceil(options.seconds / timed(step, 3)[0]))
+    step_s = timed(step, 3).wall
+    steps = max(2, int(options.seconds / step_s))
+    share = 0.9 * FLUSH_SECONDS[level] / step_s
     plain: list[Times] = []
     traced: list[Times] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -111,10 +116,12 @@ def measure(model: str, level: Any, options: argparse.Namespace) -> dict[str, An
             if pair % 2:
                 plain.append(timed(step, steps))
             path = f"{folder}/{pair}"
-            with Tracer(path, model=network, level=level) as tracer:
-                traced.append(timed(step, steps, tracer))
+            with Tracer(path, model=network, level=level):
+                traced.append(timed(step, steps))
             if not pair % 2:
                 plain.append(timed(step, steps))
+        write = writing(network, step, level, max(2, int(share)))
+        traced = [Times(t.wall + write.wall, t.cpu + write.cpu) for t in traced]
         with open_run(path) as run:
             table = "saves" if level == "full" else "totals"
             count = "count(*)" if level == "full" else "sum(saves)"
@@ -131,6 +138,7 @@ def measure(model: str, level: Any, options: argparse.Namespace) -> dict[str, An
         "overhead_interval": interval(by_cpu),
         "wall_overhead": statistics.median(by_clock),
         "wall_overhead_interval": interval(by_clock),
+        "write_cpu_s": write.cpu,
         "steps_per_block": steps,
         "saves_per_step": saves / steps,
         "equal": equal(network, step, level),
@@ -144,14 +152,25 @@ class Times(NamedTuple):
     cpu: float
 
 
-def timed(step: Step, steps: int, tracer: Tracer | None = None) -> Times:
-    """Times per step; with a tracer, writing what it recorded included."""
+def timed(step: Step, steps: int) -> Times:
+    """Times per step."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
-    if tracer is not None:
-        tracer.writer.flush()
     return Times((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps)
+
+
+def writing(network: torch.nn.Module, step: Step, level: Any, steps: int) -> Times:
+    """Median times per step to write what so many steps recorded."""
+    found = []
+    for _ in range(WRITES):
+        with tempfile.TemporaryDirectory() as folder:
+            with Tracer(f"{folder}/run", model=network, level=level) as tracer:
+                timed(step, steps)
+                wall, cpu = time.perf_counter(), time.process_time()
+                tracer.writer.flush()
+                found.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return Times(*(statistics.median(times) / steps for times in zip(*found, strict=True)))
 
 
 def interval(ratios: list[float], draws: int = 2000) -> tuple[float, float]:

@@ -33,7 +33,7 @@ from profiler.summary import SummaryRecorder
 Level = Literal["summary", "full", "values"]
 LEVELS: tuple[Level, ...] = ("summary", "full", "values")
 _INTERVALS = {"summary": 0.1}  # ten samples a second cost a loaded core 0.1 %
-_FLUSH_SECONDS = {"summary": 10.0}  # its rows are few, and each flush costs
+FLUSH_SECONDS = {"summary": 10.0, "full": 2.0, "values": 2.0}  # between writes; each one costs
 
 
 class Tracer:
@@ -85,12 +85,11 @@ class Tracer:
         if level not in LEVELS:
             raise ValueError(f"level {level!r}: unknown; choose from {', '.join(LEVELS)}")
         info = {**(info or {}), "level": level}
-        pause = _FLUSH_SECONDS.get(level, 2.0)
+        pause = FLUSH_SECONDS[level]
         self.writer = RunWriter(
             path, info, flush_seconds=pause, force=force, rank=rank, world_size=world_size
         )
-        self.level = level
-        full = level != "summary"
+        self.level, full = level, level != "summary"
         self._modules = ModuleTracker(self.register, frames=stacks and full, spans=full)
         self._storages = StorageTable(self.writer.add)
         self._recorder = self._make_recorder(stacks)
