@@ -125,7 +125,7 @@ def what_if(
     if not rows.saves:
         raise ValueError(
             f"step {rows.step}: has no rows of saves, so nothing can be predicted; "
-            "record it at level full"
+            "record it at level full, with a backward in it"
         )
     chosen = list(scenarios) if scenarios is not None else usual(rows, _learners(run) or 8)
     for scenario in chosen:
