@@ -8,6 +8,7 @@ Boundary: few edges, so that they stay in the nearest cache.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,15 @@ def bucketize(values: Float[Tensor, " n"], edges: Float[Tensor, " e"]) -> Int64[
     padded = np.full(width, np.inf, np.float32)
     padded[: len(edges)] = edges.numpy()
     out = torch.empty(values.shape, dtype=torch.int64)
-    _search(values.numpy(), padded, np.int32(width // 2), out.numpy())
+    _search(_array(values), padded, np.int32(width // 2), out.numpy())
     return out
+
+
+def _array(values: Tensor) -> Any:
+    """The values as an array, by their address: after ``numpy()`` torch refuses to resize a
+    storage, as FSDP2 must when it lets go of gathered weights."""
+    memory = (ctypes.c_float * values.numel()).from_address(values.data_ptr())
+    return np.ctypeslib.as_array(memory)
 
 
 @compiled()
