@@ -18,6 +18,7 @@ from edkm.baselines.job import Job
 from edkm.baselines.shared import once
 from edkm.train.config import TrainConfig, with_preset
 from edkm.train.job import run, tune_teacher
+from edkm.train.teacher import teacher_folder
 
 
 def dense(job: Job) -> Path:
@@ -57,7 +58,7 @@ def _cluster(job: Job, more: dict[str, Any]) -> Path:
             tune_teacher(replace(config, out=folder), lambda text: None)
 
         made = once(job.common / f"teacher-{job.seed}", make)
-        config = replace(config, teacher=made / "teacher" / "model")
+        config = replace(config, teacher=teacher_folder(replace(config, out=made)))
     return _tune(config)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from edkm.train.start import (
     make_teacher,
     start,
 )
+from edkm.train.teacher import next_pass
 from edkm.train.written import written
 
 Say = Callable[[str], None]
@@ -103,35 +103,10 @@ def run(
 
 
 def tune_teacher(config: TrainConfig, say: Say) -> None:
-    """Tune the dense teacher that ``config`` asks for, unless it is there already."""
-    tuning = teacher_run(config)
-    if tuning is not None:
-        say(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
+    """Tune the dense teacher that ``config`` asks for, as far as it is not there already."""
+    while (tuning := next_pass(config)) is not None:
+        say(f"tuning a dense teacher: {tuning.out.name}")
         run(tuning, resume=True)
-
-
-def teacher_run(config: TrainConfig) -> TrainConfig | None:
-    """The run, to be resumed, that tunes the dense teacher ``config`` asks for; None if it is done.
-
-    ``ValueError`` if a teacher is there that was tuned under other settings.
-    """
-    folder = config.own_teacher
-    if folder is None:
-        return None
-    tuning = replace(
-        config,
-        out=folder,
-        plain=True,
-        epochs=config.teacher_epochs,
-        max_steps=None,
-        learning_rate=config.teacher_rate,
-        teacher_epochs=0.0,
-        teacher_text=0,
-        distill=0.0,
-        dense=False,
-    )
-    whole = latest(tuning.checkpoints, tuning.fingerprint())
-    return tuning if whole is None or not (folder / "metrics.json").is_file() else None
 
 
 @disk_told()

@@ -39,6 +39,7 @@ from edkm.train.peers import copy_from_first, gather_on_first, losses_told, on_f
 from edkm.train.prepare import prepare, quiet_bars
 from edkm.train.sharded_state import bytes_held, load_state, save_state
 from edkm.train.start import find_allocation, make_plan, make_teacher, start
+from edkm.train.teacher import next_pass
 from edkm.train.traffic import Traffic
 
 # How long a process waits for rank 0, which may measure and compensate for long before the first
@@ -72,9 +73,8 @@ def run_sharded(
         dist.init_process_group(backend, timeout=_PATIENCE)
         heard = say if dist.get_rank() == 0 else lambda text: None
         try:
-            tuning = on_first(lambda: job.teacher_run(config))
-            if tuning is not None:
-                heard(f"tuning a dense teacher for {config.teacher_epochs:g} passes")
+            while (tuning := on_first(lambda: next_pass(config))) is not None:
+                heard(f"tuning a dense teacher: {tuning.out.name}")
                 _Sharded(tuning, (), lambda text: None).go(resume=True)
             return _Sharded(config, callbacks, heard).go(resume)
         finally:

@@ -22,6 +22,7 @@ from edkm.train.checkpoint import write_whole
 from edkm.train.config import TrainConfig
 from edkm.train.measure import Measure
 from edkm.train.prepare import Prepared
+from edkm.train.teacher import teacher_folder
 
 ALLOCATION = "allocation.json"
 
@@ -111,7 +112,7 @@ def make_teacher(config: TrainConfig, model: Any) -> Any:
         return None
     folder = config.teacher
     if config.own_teacher is not None:
-        folder = config.own_teacher / "model"
+        folder = teacher_folder(config)
     if folder is None:
         teacher = copy.deepcopy(model)
     else:

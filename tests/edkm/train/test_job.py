@@ -277,7 +277,7 @@ def test_bits_are_spread_within_the_uniform_bytes_and_shown(
     found = metrics["allocation"]
     assert found["bytes"] == metrics["palette_bytes"] <= found["uniform_bytes"]
     assert len({share["bits"] for share in found["shares"]}) > 1
-    teacher = json.loads((tmp_path / "out" / "teacher" / "metrics.json").read_text())
+    teacher = json.loads((tmp_path / "out" / "teacher" / "pass-1" / "metrics.json").read_text())
     assert teacher["config"]["plain"] and teacher["config"]["epochs"] == 1.0
     assert teacher["perplexity"]["after"] != teacher["perplexity"]["dense"]
     shutil.rmtree(tmp_path / "out" / "checkpoints")
