@@ -132,5 +132,8 @@ def load_source(job: Job) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from edkm.export.kind import check_plain
+
+    check_plain("model", job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(job.model)

@@ -16,9 +16,10 @@ pytest.importorskip("compressed_tensors")
 
 from edkm.baselines import Job
 from edkm.baselines.calibrated import check_groups
-from edkm.baselines.job import calibration_rows
+from edkm.baselines.job import calibration_rows, load_source
 from edkm.baselines.packed import Integers, load, read_integers, write_integers
 from edkm.clustering import cluster
+from edkm.export import save
 from edkm.train.data import IGNORE
 from tests.tiny_llama import tiny_llama
 
@@ -107,6 +108,14 @@ def test_what_was_fake_quantized_is_what_the_file_holds(tmp_path: Path) -> None:
     half = 2.0**-10  # two roundings of scales to 16 bits meet in a product
     assert (found - expected).norm() < 8 * half * expected.norm()
     assert (dense - expected).norm() > 100 * half * expected.norm()
+
+
+def test_a_palettized_model_is_refused(tmp_path: Path) -> None:
+    model = llama()
+    cluster(model, 3)
+    save(model, tmp_path / "model")
+    with pytest.raises(ValueError, match="is palettized"):
+        load_source(job(tmp_path / "model"))
 
 
 def test_fake_quantized_weights_learn() -> None:
