@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,6 +78,8 @@ def damage(part: Part, table: str) -> str | None:
         if part.crc is not None and checksum(part.path) != part.crc:
             return "its content does not match the checksum in its name"
         found = pq.read_schema(part.path)
+        if part.crc is None and (key := record_type(table).key) in found.names:
+            pq.ParquetFile(part.path).read(columns=[key])  # what tells superseded rows
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
@@ -99,8 +101,13 @@ def checksum(path: Path) -> int:
 
 
 def is_unique(path: Path) -> bool:
-    """Whether a part was written by a merge, so that no key occurs twice in it."""
-    return _UNIQUE in (pq.read_metadata(path).metadata or {})
+    """Whether a part was written with every key once."""
+    return holds_unique(pq.read_metadata(path))
+
+
+def holds_unique(head: pq.FileMetaData) -> bool:
+    """Whether a part with this head was written with every key once."""
+    return _UNIQUE in (head.metadata or {})
 
 
 def write_part(
@@ -137,13 +144,20 @@ def write_part(
     return Part(final, span[0], span[1], crc)
 
 
-def merge_parts(folder: Path, table: str, parts: Sequence[Part], *, sync: bool = False) -> Part:
-    """Rewrite consecutive parts as one without superseded rows, then delete them.
+def merge_parts(
+    folder: Path,
+    table: str,
+    parts: Sequence[Part],
+    masks: Mapping[Path, Mask],
+    *,
+    sync: bool = False,
+) -> Part:
+    """Rewrite consecutive parts, or a single one, as one without superseded rows; delete them.
 
-    Streams: memory is one row group plus one bit of bookkeeping per row and key. A part that
-    cannot be read is left where it is, and OSError or ArrowException is raised.
+    masks: per part that holds superseded rows, which rows stay (superseded.latest_rows).
+    Streams: memory is one row group. A part that cannot be read is left where it is, and OSError
+    or ArrowException is raised.
     """
-    masks = _latest(parts, record_type(table).key)
     span = (parts[0].first, max(part.last for part in parts))
     merged = write_part(folder, table, span, _groups(table, parts, masks), unique=True, sync=sync)
     for part in list_parts(folder):
@@ -188,78 +202,12 @@ def _write_parquet(
     return checked.crc
 
 
-def _latest(parts: Sequence[Part], key: str | None) -> list[Mask] | None:
-    """Return per part which rows are the last of their key, or None where all are."""
-    if key is None:
-        return None
-    seen: dict[int, _Seen] = {}
-    total = sum(pq.read_metadata(part.path).num_rows for part in parts)
-    masks: list[Mask] = []
-    for part in reversed(parts):
-        keys = pq.read_table(part.path, columns=[key, "rank"], use_threads=False)
-        ranks = keys.column("rank").to_numpy()
-        values = keys.column(key).to_numpy()
-        mask: Mask = np.zeros(len(values), dtype=np.bool_)
-        for rank in np.unique(ranks).tolist():
-            rows = np.flatnonzero(ranks == rank)
-            mask[rows] = seen.setdefault(rank, _Seen(total)).fresh(values[rows])
-        masks.append(mask)
-    masks.reverse()
-    return None if all(mask.all() for mask in masks) else masks
-
-
-class _Seen:
-    """The keys met so far: one byte per key while keys are serials, a set otherwise."""
-
-    def __init__(self, total: int) -> None:
-        self.flags: Mask = np.zeros(1 << 16, dtype=np.bool_)
-        self.others: set[Any] = set()
-        self.limit = 16 * total + (1 << 20)
-
-    def fresh(self, keys: npt.NDArray[Any]) -> Mask:
-        """Return which rows are the last of a key not met before, and note all keys."""
-        last = self._last_in(keys)
-        dense = self._dense(keys)
-        if dense is None:
-            new = np.fromiter((k not in self.others for k in keys.tolist()), np.bool_, len(keys))
-            self.others.update(keys.tolist())
-        else:
-            new = ~self.flags[dense]
-            self.flags[dense] = True
-        mask: Mask = last & new
-        return mask
-
-    @staticmethod
-    def _last_in(keys: npt.NDArray[Any]) -> Mask:
-        if keys.dtype == object:
-            rows = list({key: row for row, key in enumerate(keys.tolist())}.values())
-        else:
-            _, reverse = np.unique(keys[::-1], return_index=True)
-            rows = (len(keys) - 1 - reverse).tolist()
-        mask: Mask = np.zeros(len(keys), dtype=np.bool_)
-        mask[rows] = True
-        return mask
-
-    def _dense(self, keys: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-        if self.others or keys.dtype == object or not len(keys):
-            return None
-        highest = int(keys.max())
-        if int(keys.min()) < 0 or highest > self.limit:
-            self.others.update(np.flatnonzero(self.flags).tolist())
-            return None
-        if highest >= len(self.flags):
-            grown = np.zeros(max(highest + 1, 2 * len(self.flags)), dtype=np.bool_)
-            grown[: len(self.flags)] = self.flags
-            self.flags = grown
-        return keys
-
-
-def _groups(table: str, parts: Sequence[Part], masks: list[Mask] | None) -> Iterator[pa.Table]:
+def _groups(table: str, parts: Sequence[Part], masks: Mapping[Path, Mask]) -> Iterator[pa.Table]:
     """Yield the kept rows of all parts in order, in row groups of about GROUP_ROWS."""
     waiting: list[pa.Table] = []
     rows = 0
-    for index, part in enumerate(parts):
-        for batch in _kept(table, part, None if masks is None else masks[index]):
+    for part in parts:
+        for batch in _kept(table, part, masks.get(part.path)):
             waiting.append(batch)
             rows += len(batch)
             if rows >= GROUP_ROWS:

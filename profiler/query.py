@@ -31,7 +31,7 @@ from profiler.runinfo import (
     unreadable,
 )
 from profiler.schema import TYPES, record_type, to_records
-from profiler.views import escape_glob, literal, view_sql
+from profiler.views import escape_glob, literal, superseded_rows, view_sql
 
 __all__ = ["Run", "RunError", "latest_run", "list_runs", "open_run"]
 
@@ -163,12 +163,28 @@ class Run:
                     listing = self._sound_parts()
                     if listing == self._views and not again:
                         return
-                    for table, parts in listing.items():
-                        self._db.execute(view_sql(table, parts))
+                    old = {} if again or self._views is None else self._views
+                    self._point_at({t: p for t, p in listing.items() if p != old.get(t)})
                     self._views = listing
                 return
             except (FileNotFoundError, duckdb.IOException):
                 continue
+
+    def _point_at(self, listing: _Listing) -> None:
+        """Replace the views of some tables, all at once for who asks meanwhile."""
+        self._db.begin()
+        try:
+            for table, parts in listing.items():
+                gone = superseded_rows(table, parts)
+                if len(gone):
+                    self._db.register("arrived", gone)
+                    self._db.execute(f"CREATE OR REPLACE TABLE superseded_{table} AS FROM arrived")
+                    self._db.unregister("arrived")
+                self._db.execute(view_sql(table, parts, superseded=len(gone) > 0))
+        except BaseException:
+            self._db.rollback()
+            raise
+        self._db.commit()
 
     def _listing(self) -> _Listing:
         found: _Listing = {}

@@ -1,9 +1,8 @@
-"""What a run's finished parts still need: nothing, where no key can occur in two rows.
+"""What a run's finished parts still need when it is closed: little, where they are large.
 
-Contract: parts are distinct when each holds every key once and their spans of keys do not
-overlap; that is read from their heads. Distinct parts are read without a search for superseded
-rows, and large ones are left as they are when the run is closed.
-Boundary: knows parts and keys; profiler.parts reads and writes the rows.
+Contract: small parts are merged with their neighbours. A large one is written again only when
+many of its rows are superseded; few are left in it, as readers leave them out at little cost.
+Boundary: decides; profiler.superseded finds the rows and profiler.parts writes them.
 """
 
 from __future__ import annotations
@@ -16,17 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from profiler.parts import (
-    GROUP_ROWS,
-    Part,
-    drop_covered,
-    is_unique,
-    list_parts,
-    merge_parts,
-)
+from profiler.parts import GROUP_ROWS, Part, drop_covered, list_parts, merge_parts
 from profiler.schema import record_type
+from profiler.superseded import Masks, latest_rows
 
 SMALL_ROWS = GROUP_ROWS // 2  # parts below are merged with their neighbours when a run is closed
+MANY = 16  # a part is written again when more than one row in so many is superseded
 
 
 def holds_keys_once(rows: pa.Table, table: str) -> bool:
@@ -41,48 +35,23 @@ def holds_keys_once(rows: pa.Table, table: str) -> bool:
     return bool((np.diff(values) > 0).all()) or len(np.unique(values)) == len(values)
 
 
-def are_distinct(parts: Sequence[Part], table: str) -> bool:
-    """Whether no key can occur twice in these parts of one folder."""
-    key = record_type(table).key
-    if key is None:
-        return True
-    if not all(is_unique(part.path) for part in parts):
-        return False
-    if len(parts) == 1:
-        return True
-    spans = [_key_span(part.path, key) for part in parts]
-    known = sorted(span for span in spans if span is not None)
-    return len(known) == len(parts) and all(
-        before[1] < after[0] for before, after in itertools.pairwise(known)
-    )
+def compact(folder: Path, table: str, parts: Sequence[Part]) -> None:
+    """Merge consecutive parts into one; rows that later parts supersede may stay."""
+    merge_parts(folder, table, parts, latest_rows(parts, table))
 
 
 def settle(folder: Path, table: str) -> None:
-    """Merge a table's parts where rows may be superseded, else only runs of small ones."""
+    """Merge runs of small parts, and rewrite parts in which many rows are superseded."""
     parts = drop_covered(list_parts(folder))
-    if not are_distinct(parts, table):
-        merge_parts(folder, table, parts, sync=True)
-        return
-    for small, run in itertools.groupby(parts, key=_is_small):
+    masks = latest_rows(parts, table)
+    for worth, run in itertools.groupby(parts, key=lambda part: _is_worth_it(part, masks)):
         group = list(run)
-        if small and len(group) > 1:
-            merge_parts(folder, table, group, sync=True)
+        if worth and (len(group) > 1 or group[0].path in masks):
+            merge_parts(folder, table, group, masks, sync=True)
 
 
-def _is_small(part: Part) -> bool:
-    return int(pq.read_metadata(part.path).num_rows) < SMALL_ROWS
-
-
-def _key_span(path: Path, key: str) -> tuple[int, int] | None:
-    """The lowest and highest key of a part, by its row groups' statistics; None if not known."""
-    metadata = pq.read_metadata(path)
-    lowest, highest = [], []
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        columns = (row_group.column(i) for i in range(row_group.num_columns))
-        found = next((c.statistics for c in columns if c.path_in_schema == key), None)
-        if found is None or not found.has_min_max or not isinstance(found.min, int):
-            return None
-        lowest.append(found.min)
-        highest.append(found.max)
-    return (min(lowest), max(highest)) if lowest else None
+def _is_worth_it(part: Part, masks: Masks) -> bool:
+    """Whether a part is small, or holds so many superseded rows that reading on costs more."""
+    rows = int(pq.read_metadata(part.path).num_rows)
+    superseded = rows - int(masks[part.path].sum()) if part.path in masks else 0
+    return rows < SMALL_ROWS or superseded * MANY > rows

@@ -26,9 +26,9 @@ import pyarrow as pa
 from profiler.events import Record
 from profiler.folder import claim_folder, rank_folder, write_json
 from profiler.machine import collect_hardware, collect_versions, describe_run, utc_now
-from profiler.parts import Part, merge_parts, write_part
+from profiler.parts import Part, write_part
 from profiler.schema import SCHEMA_VERSION, TYPES, check_columns
-from profiler.settle import SMALL_ROWS, holds_keys_once, settle
+from profiler.settle import SMALL_ROWS, compact, holds_keys_once, settle
 from profiler.waiting import WaitingRows
 
 __all__ = ["RunWriter", "collect_hardware", "collect_versions"]
@@ -209,7 +209,7 @@ class RunWriter:
         if len(rows) > self._flush_rows // 8:
             parts.clear()
         elif len(parts) == _COMPACT:
-            merge_parts(folder, table, parts)
+            compact(folder, table, parts)
             parts.clear()
 
     def _merge(self) -> None:

@@ -1,9 +1,9 @@
 """SQL views over the parts of a run: every column there is, whatever the parts hold.
 
 Contract: a view has exactly the columns of its record type, in order. A column that a part lacks
-has its default, a column that is unknown is left out, and of several rows with one key only the
-last one is left.
-Boundary: builds text; profiler.query runs it.
+has its default, a column that is unknown is left out, and superseded rows are left out by where
+they lie, so that all others are read straight.
+Boundary: builds text and tables of places; profiler.query runs and holds them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from profiler.encode import encode, encode_constant
 from profiler.parts import Part
-from profiler.schema import Column, columns, record_type
-from profiler.settle import are_distinct
+from profiler.schema import Column, columns
+from profiler.superseded import latest_rows
 
 _SQL = {pa.int64(): "BIGINT", pa.string(): "VARCHAR", pa.bool_(): "BOOLEAN", pa.float64(): "DOUBLE"}
 
@@ -33,8 +35,26 @@ class _Held:
     somewhere: frozenset[str]
 
 
-def view_sql(table: str, parts: Sequence[Part]) -> str:
-    """Return the statement that makes the view of a table over its parts."""
+def superseded_rows(table: str, parts: Iterable[Part]) -> pa.Table:
+    """Return where superseded rows lie: `part_file` and `row`, the place in that file."""
+    folders: dict[Path, list[Part]] = {}  # of different ranks: no key is shared
+    for part in parts:
+        folders.setdefault(part.path.parent, []).append(part)
+    files: list[pa.Array] = [pa.array([], pa.string())]
+    rows: list[pa.Array] = [pa.array([], pa.int64())]
+    for own in folders.values():
+        for path, mask in latest_rows(own, table).items():
+            places = np.flatnonzero(~mask)
+            files.append(encode_constant(os.path.abspath(path), pa.string(), len(places)))
+            rows.append(encode(places, pa.int64()))
+    return pa.table({"part_file": pa.chunked_array(files), "row": pa.chunked_array(rows)})
+
+
+def view_sql(table: str, parts: Sequence[Part], *, superseded: bool) -> str:
+    """Return the statement that makes the view of a table over its parts.
+
+    superseded: leave out the rows that the table `superseded_<table>` names.
+    """
     if not parts:
         empty = ", ".join(f"CAST(NULL AS {_sql_type(c)}) AS {c.name}" for c in columns(table))
         return f"CREATE OR REPLACE VIEW {table} AS SELECT {empty} WHERE false"
@@ -45,8 +65,12 @@ def view_sql(table: str, parts: Sequence[Part]) -> str:
         f"read_parquet([{files}], union_by_name = true, filename = 'part_file',"
         " file_row_number = true)"
     )
-    latest = _latest(table, parts, held)
-    return f"CREATE OR REPLACE VIEW {table} AS SELECT {chosen} FROM {source}{latest}"
+    if superseded:
+        source += (
+            f" AS held ANTI JOIN superseded_{table} AS gone"
+            " ON held.part_file = gone.part_file AND held.file_row_number = gone.row"
+        )
+    return f"CREATE OR REPLACE VIEW {table} AS SELECT {chosen} FROM {source}"
 
 
 def literal(text: str) -> str:
@@ -71,24 +95,6 @@ def _expression(column: Column, held: _Held) -> str:
     if column.nullable or column.name in held.everywhere:
         return f"CAST({column.name} AS {sql_type})"
     return f"coalesce(CAST({column.name} AS {sql_type}), {_default(column.default)})"
-
-
-def _latest(table: str, parts: Sequence[Part], held: _Held) -> str:
-    """Return the clause that leaves only the last row of each key."""
-    key = record_type(table).key
-    if key not in held.everywhere:
-        return ""
-    folders: dict[Path, list[Part]] = {}  # of different ranks: no key is shared
-    for part in parts:
-        folders.setdefault(part.path.parent, []).append(part)
-    if all(are_distinct(own, table) for own in folders.values()):
-        return ""
-    # A row's step never changes: naming it lets a question about one step read that step alone.
-    by = dict.fromkeys(name for name in ("rank", "step", key) if name in held.everywhere)
-    return (
-        f" QUALIFY row_number() OVER (PARTITION BY {', '.join(by)}"
-        " ORDER BY part_file DESC, file_row_number DESC) = 1"
-    )
 
 
 def _default(value: Any) -> str:

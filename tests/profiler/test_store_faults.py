@@ -270,8 +270,10 @@ def test_a_row_superseded_in_a_later_large_part_is_read_once(
     for row in (*[Save(save_id=i) for i in range(6, 9)], rows[1]):
         writer.update(row)
     writer.flush()
+    before = files(tmp_path / "run", "saves")
     for _ in ("not closed", "closed"):
         found = {row.save_id: row.unpacked_count for row in read(tmp_path / "run", "saves")}
         assert found == {**dict.fromkeys(range(9), 0), 1: 1}
         writer.close()
-    assert len(files(tmp_path / "run", "saves")) == 1
+    after = files(tmp_path / "run", "saves")
+    assert len(after) == 3 and set(before) - set(after) == {before[0]}  # 1 of its 4 rows was old
