@@ -12,6 +12,7 @@ All writing is done on the calling thread here, so that the rates are those of t
 making the rows is left out of `saves_per_s` and is in `saves_per_s_with_producing`.
 `saves_per_cpu_s` is the same rate by processor time, which a busy neighbour changes less.
 A copy taken before the run is closed, as a kill would leave it, is read too (`unclosed_...`).
+Superseded rows that closing leaves, where they are few, count in `bytes_per_save`.
 """
 
 from __future__ import annotations
@@ -105,7 +106,6 @@ def measure(path: Path, count: int, write: Any) -> dict[str, Any]:
     saves = steps * PER_STEP
     wall = added - start + closed - closing
     cpu = added_cpu - cpu + closed_cpu - closing_cpu
-    superseded = sum(p.num_rows for p in map(pq.read_metadata, killed.glob("saves/*.parquet")))
     size = sum(p.stat().st_size for p in (path / "saves").glob("*.parquet"))
     return {
         "saves": saves,
@@ -121,9 +121,15 @@ def measure(path: Path, count: int, write: Any) -> dict[str, Any]:
         "rss_growth_bytes": peak.peak_bytes - early["rss"],
         "bytes_per_save": size / saves,
         **reading(path),
-        "unclosed_superseded_rows": superseded - saves,
+        "superseded_rows": rows_in(path) - saves,
+        "unclosed_superseded_rows": rows_in(killed) - saves,
         "unclosed_open_and_summarise_s": reading(killed)["open_and_summarise_s"],
     }
+
+
+def rows_in(path: Path) -> int:
+    """Rows of saves in the parts of a run, superseded ones among them."""
+    return sum(pq.read_metadata(p).num_rows for p in (path / "saves").glob("*.parquet"))
 
 
 def reading(path: Path) -> dict[str, float]:
