@@ -67,7 +67,7 @@ def random_saves(run: Path, seed: int) -> None:
         write_part(run / "saves", "saves", (number, number), [rows][: len(rows)], unique=unique)
 
 
-@pytest.mark.parametrize(("seed", "small"), zip(range(9), [1, 150, SMALL_PARTS] * 3, strict=True))
+@pytest.mark.parametrize(("seed", "small"), [*enumerate([1, 150, SMALL_PARTS] * 3)])
 def test_random_parts_are_read_and_settled_as_by_a_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, small: int
 ) -> None:
