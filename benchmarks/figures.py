@@ -76,6 +76,12 @@ def clustering() -> Iterator[Figure]:
         ("the same, peak of the process with the code it loads", "peak_ratio", 1.05),
     ):
         yield ratio(what, step[key]["clustered"], goal, "train_step")
+    step = newest("train_step-float32")
+    for what, kind in (("in float32", "clustered"), ("in float32, by importance", "weighed")):
+        value = step["time_ratio"][kind]
+        yield ratio(
+            f"training step of a clustered LLaMA {what}, time", value, 1.25, "train_step-float32"
+        )
 
 
 def ratio(what: str, value: float, goal: float, source: str) -> Figure:
