@@ -141,6 +141,41 @@ def training() -> Iterator[Figure]:
             )  # fmt: skip
 
 
+def allocated() -> Iterator[Figure]:
+    """eDKM in the bytes of 3 bits over the dense model tuned as long, seed by seed."""
+    rows = [row for row in newest("compare_stories3M")["rows"] if row["status"] == "done"]
+    dense = {row["seed"]: row["ppl"] for row in rows if row["method"] == "dense"}
+    ours = {row["seed"]: row["ppl"] for row in rows
+            if row["method"] == "edkm-allocated" and row["bits"] == 3}  # fmt: skip
+    ratios = [ppl / dense[seed] for seed, ppl in ours.items()]
+    yield Figure(
+        f"stories3M in the bytes of 3 bits, allocated, {len(ours)} seeds: held-out perplexity; "
+        "dense, tuned",
+        f"{span(list(ours.values()))}; {span(list(dense.values()))}: {span(ratios)} times",
+        f"{RATIO_GOALS['stories3M']:.2f} times", max(ratios) <= RATIO_GOALS["stories3M"],
+        "compare_stories3M",
+    )  # fmt: skip
+
+
+def processes() -> Iterator[Figure]:
+    """What a process of a sharded run holds, and how far its result is from one process's."""
+    rows = newest("train_processes-stories3M")["rows"]
+    held, saved = (
+        [row for row in rows if row["shard_saved"] is shared] for shared in (False, True)
+    )
+    yield Figure(
+        "stories3M sharded over 1, 2 and 4 processes: MB of weights and optimizer state in each",
+        "; ".join(f"{row['state_bytes_per_rank_max'] / 1e6:.1f}" for row in held),
+        "", None, "train_processes-stories3M",
+    )  # fmt: skip
+    yield Figure(
+        "the same with `--shard-saved`, 2 and 4: MB of shared saves in each; equal to unshared",
+        "; ".join(f"{row['host_bytes_per_rank_max'] / 1e6:.1f}" for row in saved)
+        + "; " + ", ".join("yes" if row["equal_to_unshared"] else "no" for row in saved),
+        "equal", all(row["equal_to_unshared"] for row in saved), "train_processes-stories3M",
+    )  # fmt: skip
+
+
 def span(values: list[float]) -> str:
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
     return low if low == high else f"{low} to {high}"
@@ -161,7 +196,7 @@ def peers() -> Iterator[str]:
 def figures() -> str:
     """Everything that stands between the markers."""
     lines = [*table_2(), "", "| figure | measured | goal | from |", "|---|---|---|---|"]
-    for part in (clustering, offloading, tracing, training):
+    for part in (clustering, offloading, tracing, training, allocated, processes):
         for one in part():
             verdict = {None: "", True: ", met", False: ", **missed**"}[one.met]
             goal = one.goal + verdict if one.goal else "-"

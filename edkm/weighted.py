@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from edkm.dkm.distance import compute_dtype
+from edkm.dkm.points import Points
 from edkm.dkm.settings import Rule, Schedule
-from edkm.dkm.updates import Path, Points, pull, run_updates, soft_output
+from edkm.dkm.updates import Path, pull, run_updates, soft_output
 
 
 def weighted_linear(

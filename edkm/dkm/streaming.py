@@ -20,8 +20,9 @@ from edkm.dkm.dense import DEFAULT_CLUSTERS, ClusterResult
 from edkm.dkm.distance import compute_dtype
 from edkm.dkm.fused import updates_run
 from edkm.dkm.init import initial_centroids
+from edkm.dkm.points import Points
 from edkm.dkm.settings import Rule, Schedule, Settings
-from edkm.dkm.updates import Path, Points, pull, run_updates, soft_output
+from edkm.dkm.updates import Path, pull, run_updates, soft_output
 
 
 def streaming_dkm(

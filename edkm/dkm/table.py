@@ -17,8 +17,9 @@ from torch import Tensor
 
 from edkm.dkm.checks import nonfinite_error
 from edkm.dkm.patterns import PATTERNS, nonfinite_count, pattern_values
+from edkm.dkm.points import Points
 from edkm.dkm.settings import Rule
-from edkm.dkm.updates import Path, Points, pull_output, pull_updates, run_updates, soft_output
+from edkm.dkm.updates import Path, pull_output, pull_updates, run_updates, soft_output
 
 
 class Occupied(NamedTuple):

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from edkm.dkm import updates as updates_module
+from edkm.dkm import points as points_module
 from edkm.dkm.kernels.choice import RowPasses, bucketize_for, row_passes_for
+from edkm.dkm.points import Points
 from edkm.dkm.settings import Rule
-from edkm.dkm.updates import Path, Points, pull, run_updates, soft_output
+from edkm.dkm.updates import Path, pull, run_updates, soft_output
 
 pytest.importorskip("numba")
 
@@ -102,7 +103,7 @@ def test_equals_float64(
     exact = results(widened(given), start, grad, rule, steps)
     again = results(given, start, grad, rule, steps)
     assert all(torch.equal(one, other) for one, other in zip(ours, again, strict=True))
-    monkeypatch.setattr(updates_module, "row_passes_for", lambda *key: None)
+    monkeypatch.setattr(points_module, "row_passes_for", lambda *key: None)
     tiled = results(given, start, grad, rule, steps)
     for one, other, expected in zip(ours, tiled, exact, strict=True):
         # beside the rounding of the dtype, no more than twice what torch's float32 costs

@@ -16,8 +16,8 @@ from edkm.dkm import (
     initial_centroids,
     streaming_dkm,
 )
+from edkm.dkm import points as points_module
 from edkm.dkm import streaming as streaming_module
-from edkm.dkm import updates as updates_module
 
 
 def make(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_equals_dense_autograd_group_by_group(
     tau = 3 * default_tau(inner, clusters, dim, distance=distance)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(updates_module, "CHUNK_ELEMENTS", tile)
+        patch.setattr(points_module, "CHUNK_ELEMENTS", tile)
         result = streaming_dkm(
             weight,
             start,

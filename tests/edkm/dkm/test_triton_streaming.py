@@ -19,7 +19,7 @@ from edkm.dkm import (
     initial_centroids,
     streaming_dkm,
 )
-from edkm.dkm import updates as updates_module
+from edkm.dkm import points as points_module
 from edkm.dkm.kernels.choice import Assignment, StreamingPasses, streaming_passes_for
 from edkm.dkm.settings import Rule
 
@@ -40,7 +40,7 @@ def launches(
 
     monkeypatch.setattr(kernels._Launch, "__call__", count)
     monkeypatch.setattr(kernels, "_PROGRAMS", 2)  # so that programs walk several blocks
-    monkeypatch.setattr(updates_module, "streaming_passes_for", lambda *key: kernels)
+    monkeypatch.setattr(points_module, "streaming_passes_for", lambda *key: kernels)
     return ran
 
 
@@ -99,7 +99,7 @@ def test_equals_the_float64_gradient(
     got = run()
     assert launches == ["_sums", "_sums", "_output", "_pull_output", *["_pull_update"] * 2]
     for kernels in ("streaming_passes_for", "row_passes_for"):
-        monkeypatch.setattr(updates_module, kernels, lambda *key: None)
+        monkeypatch.setattr(points_module, kernels, lambda *key: None)
     tiled = run()
     assert len(launches) == 6
     references = [
