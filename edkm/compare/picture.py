@@ -48,7 +48,9 @@ def picture(result: dict[str, Any], path: Path) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("bits per weight, of the whole file (embeddings, scales, header)")
     axes.set_ylabel("held-out perplexity (logarithmic)")
-    axes.set_title(f"{Path(result['settings']['model']).name}: lower and further left is better")
+    model = Path(result["settings"]["model"])
+    name = model.parent.name if model.name == "model" else model.name  # edkm.train's OUT/model
+    axes.set_title(f"{name or model.name}: lower and further left is better")
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
