@@ -182,12 +182,12 @@ def span(values: list[float]) -> str:
 
 
 def peers() -> Iterator[str]:
-    """Every method at 3 bits, and the best at 4, by perplexity."""
+    """Every method at 3 bits, and the two best at 4, by perplexity."""
     rows = [row for row in newest("compare_stories3M")["rows"] if row["status"] == "done"]
     three, four = (groups(row for row in rows if row["bits"] == bits) for bits in (3, 4))
     yield "| stories3M | bits | MB | perplexity | seeds |"
     yield "|---|---|---|---|---|"
-    for found in (*four[:1], *three):
+    for found in (*four[:2], *three):
         first, perplexity = found[0], spread(numbers(found, "ppl"))
         cells = (*label(first), f"{first['size_bytes'] / 1e6:.2f}")
         yield "| " + " | ".join(map(str, (*cells, perplexity, len(found)))) + " |"
