@@ -17,7 +17,8 @@ from edkm.train.checkpoint import latest
 from edkm.train.config import TrainConfig
 
 # Settings of the run that its teacher's passes have too. Not those of clustering, so that runs with
-# other bits may use the same teacher; not the held-out data: the data's own last rows choose.
+# other bits may use the same teacher; not the held-out data: the data's own last rows choose, which
+# without ``heldout`` are also those that the run is measured on.
 _SHARED = (
     "data", "heldout_share", "batch_size", "accumulate", "sequence", "packing", "weight_decay",
     "beta1", "beta2", "clip", "warmup", "dtype", "save_every", "log_every", "eval_batch",
