@@ -242,9 +242,11 @@ def records_of(step: int) -> Iterator[Save]:
         name: values.tolist() if isinstance(values, np.ndarray) else values
         for name, values in columns_of(step).items()
     }
+    for name in ("shape", "stride"):  # as a tracer gives them
+        columns[name] = [INTERNED[tuple(sizes)] for sizes in columns[name]]
     names = list(columns)
     for row in zip(*columns.values(), strict=True):
-        yield Save(**dict(zip(names, row, strict=True)))
+        yield Save(**dict(zip(names, row, strict=True)), unpack_stride=())
 
 
 def table(result: dict[str, Any]) -> str:
@@ -256,6 +258,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 STRIDES = [[int(np.prod(s[i + 1 :])) for i in range(len(s))] for s in SHAPES]
+INTERNED = {tuple(sizes): tuple(sizes) for sizes in SHAPES + STRIDES}
 MODULE_NAMES = [
     f"model.layers.{i // PER_LAYER}.{MODULES[i % PER_LAYER % len(MODULES)]}"
     for i in range(PER_STEP)

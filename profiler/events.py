@@ -19,8 +19,15 @@ OUTSIDE = "(outside)"  # in place of a module's name, where none was running
 ROOT = "(root)"  # what readers are shown for the root module's name, which is ""
 
 
+class Row:
+    """What all records have besides their columns: whether the writer holds them to be written."""
+
+    __slots__ = ("waiting",)
+    waiting: bool
+
+
 @dataclass(slots=True)
-class Save:
+class Save(Row):
     """One tensor that one autograd node saved for its backward."""
 
     table: ClassVar[str] = "saves"
@@ -64,7 +71,7 @@ class Save:
 
 
 @dataclass(slots=True)
-class Storage:
+class Storage(Row):
     """One block of memory that tensors view. Its id is a serial, never an address."""
 
     table: ClassVar[str] = "storages"
@@ -83,7 +90,7 @@ class Storage:
 
 
 @dataclass(slots=True)
-class Transfer:
+class Transfer(Row):
     """One copy between a device and the host."""
 
     table: ClassVar[str] = "transfers"
@@ -104,7 +111,7 @@ class Transfer:
 
 
 @dataclass(slots=True)
-class Node:
+class Node(Row):
     """One node of the autograd graph."""
 
     table: ClassVar[str] = "nodes"
@@ -125,7 +132,7 @@ class Node:
 
 
 @dataclass(slots=True)
-class Edge:
+class Edge(Row):
     """`source` made a tensor that `target` consumed (forward direction), by sequence number."""
 
     table: ClassVar[str] = "edges"
@@ -139,7 +146,7 @@ class Edge:
 
 
 @dataclass(slots=True)
-class MemorySample:
+class MemorySample(Row):
     """Memory at one moment. On CPU, allocated is the tracked storages and reserved equals it."""
 
     table: ClassVar[str] = "memory"
@@ -163,7 +170,7 @@ class MemorySample:
 
 
 @dataclass(slots=True)
-class Module:
+class Module(Row):
     """One module of the traced model."""
 
     table: ClassVar[str] = "modules"
@@ -178,7 +185,7 @@ class Module:
 
 
 @dataclass(slots=True)
-class Stack:
+class Stack(Row):
     """One interned call stack, innermost frame first, as "file:line:function" strings."""
 
     table: ClassVar[str] = "stacks"
@@ -190,7 +197,7 @@ class Stack:
 
 
 @dataclass(slots=True)
-class Total:
+class Total(Row):
     """What one module saved in one step: all that the level `summary` keeps of it.
 
     The sizes are those of `analyses.ledger`: a storage counts whole and once per step, at the
@@ -217,7 +224,7 @@ class Total:
 
 
 @dataclass(slots=True)
-class Step:
+class Step(Row):
     """One training step, or one configuration of an ablation (then `name` is its row)."""
 
     table: ClassVar[str] = "steps"

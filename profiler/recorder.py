@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from profiler.packed import Copies, describe
 from profiler.recompute import name_recomputed
 from profiler.stacks import StackTable
 from profiler.storages import LiveStorage, StorageTable, has_storage, is_parameter
+from profiler.store import RunWriter
 from profiler.traced import KeptSave, PackedSave, source_of
 
 _sequence_number = torch._C._autograd._get_sequence_nr
@@ -35,7 +36,7 @@ class Recorder:
     """Writes a row for every save, unpack and transfer.
 
     Args:
-        write: takes a record, new or changed.
+        writer: takes records, new or changed.
         modules, stacks: say where a save happened; stacks may be None.
         storages: the storages seen.
         contents: whether to hash what tensors hold (level values).
@@ -43,14 +44,14 @@ class Recorder:
 
     def __init__(
         self,
-        write: Callable[[events.Record], None],
+        writer: RunWriter,
         modules: ModuleTracker,
         stacks: StackTable | None,
         storages: StorageTable,
         *,
         contents: bool = False,
     ) -> None:
-        self._write = write
+        self._write, self._rewrite = writer.add, writer.update
         self._contents = contents
         self._modules = modules
         self._stacks = stacks
@@ -113,7 +114,7 @@ class Recorder:
         row, tensor = saved.row, saved.tensor
         if tensor._version != saved.version:
             row.unpack_version = tensor._version
-            self._write(row)
+            self._rewrite(row)
             return give_back(saved)  # raises
         self._unpacked(row, tensor, start)
         return tensor
@@ -125,7 +126,7 @@ class Recorder:
         name_recomputed(rows)
         for row in rows:
             if row.op and (row.unpack_ns is None or row.phase == "recompute"):
-                self._write(row)
+                self._rewrite(row)
 
     def take_rows(self) -> list[events.Save]:
         """The rows that were not taken yet, to be given the names of their nodes."""
@@ -214,7 +215,7 @@ class Recorder:
             row.unpack_version = tensor._version
         if self._contents:
             row.unpack_hash = content_hash(tensor)
-        self._write(row)
+        self._rewrite(row)
 
     def _note_foreign(self, saved: PackedSave, tensor: Tensor) -> None:
         """Note what came back from hooks that say nothing of themselves."""

@@ -35,11 +35,16 @@ class StorageTable:
     """Every storage seen and still alive.
 
     Args:
-        write: told of a row when its storage is first seen and again when it changed.
+        write: told of a row when its storage is first seen.
+        rewrite: told of it again when it changed; None: `write` is.
     """
 
-    def __init__(self, write: Callable[[events.Storage], None]) -> None:
-        self._write = write
+    def __init__(
+        self,
+        write: Callable[[events.Storage], None],
+        rewrite: Callable[[events.Storage], None] | None = None,
+    ) -> None:
+        self._write, self._rewrite = write, rewrite or write
         # Found by address and then checked by identity, at half the cost of a WeakKeyDictionary.
         self._live: dict[int, LiveStorage] = {}
         self._serials = itertools.count(1)
@@ -74,7 +79,7 @@ class StorageTable:
             live.row.category = category
             live.row.module = module or live.row.module
             self._totals[self._category(live)] += live.row.bytes
-            self._write(live.row)
+            self._rewrite(live.row)
         return live
 
     def keep(self, live: LiveStorage, change: int, keeper: str = "") -> None:
@@ -136,7 +141,7 @@ class StorageTable:
         row.died_ns = time.perf_counter_ns()
         self._totals[self._category(live)] -= row.bytes
         self.total_bytes -= row.bytes
-        self._write(row)
+        self._rewrite(row)
 
 
 def has_storage(tensor: Tensor) -> bool:

@@ -55,14 +55,13 @@ class RunWriter:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        _check_settings(flush_rows, flush_seconds, rank, world_size)
+        _check_settings(flush_rows, flush_seconds)
         self.path = Path(path).absolute()  # the traced program may change its directory
         self.rank, self.world_size = rank, world_size
         self.problem: str | None = None
         self.closed = False
         self._flush_rows = flush_rows
-        self._stopped = False
-        self._warned = False
+        self._stopped = self._warned = self._woken = False
         self._pid = os.getpid()
         self._folder = rank_folder(self.path, rank, world_size)
         self._waiting = {table: WaitingRows(table) for table in TYPES}
@@ -74,7 +73,6 @@ class RunWriter:
         self._info = describe_run(info or {}, SCHEMA_VERSION, world_size)
         self._write_info()
         self._wake: SimpleQueue[bool] = SimpleQueue()  # unlike Event, safe from finalizers
-        self._woken = False
         self._thread = threading.Thread(
             target=_flush_loop,
             args=(weakref.ref(self), self._wake, flush_seconds),
@@ -86,10 +84,11 @@ class RunWriter:
         _forget_in_children(self)
 
     def add(self, record: Record) -> None:
-        """Append one record. Never blocks on the disk unless eight parts' worth is waiting."""
+        """Append a new record. Never blocks on the disk unless eight parts' worth is waiting."""
         if self._stopped:
             self._warn_once()
             return
+        record.waiting = True
         queue = self._waiting[record.table].records
         queue.append(record)
         if len(queue) >= self._flush_rows:
@@ -98,8 +97,13 @@ class RunWriter:
     def update(self, record: Record) -> None:
         """Say that an added record has changed: its row is written again if it was written.
 
-        Its key, rank and step must stay as they were.
+        Its key, rank and step must stay as they were. While it waits nothing is left to do.
         """
+        try:
+            if record.waiting:
+                return
+        except AttributeError:
+            pass  # it was not added, or recording has stopped
         if record.key is None:
             raise ValueError(f"record: got a row of {record.table}, which has no key to update by")
         self.add(record)
@@ -289,12 +293,8 @@ def _forget_in_children(writer: RunWriter) -> None:
         os.register_at_fork(after_in_child=forget)
 
 
-def _check_settings(flush_rows: int, flush_seconds: float, rank: int, world_size: int) -> None:
+def _check_settings(flush_rows: int, flush_seconds: float) -> None:
     if flush_rows < 1:
         raise ValueError(f"flush_rows: got {flush_rows}, must be at least 1; 65536 is usual")
     if not flush_seconds > 0:
         raise ValueError(f"flush_seconds: got {flush_seconds}, must be above 0; 2 is usual")
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise ValueError(
-            f"rank: got {rank} of world_size {world_size}, must be at least 0 and below it"
-        )

@@ -91,7 +91,7 @@ class Tracer:
         )
         self.level, full = level, level != "summary"
         self._modules = ModuleTracker(self.register, frames=stacks and full, spans=full)
-        self._storages = StorageTable(self.writer.add)
+        self._storages = StorageTable(self.writer.add, self.writer.update)
         self._recorder = self._make_recorder(stacks)
         seconds = _INTERVALS.get(level, 0.02) if interval is None else interval
         self._sampler = MemorySampler(self.writer.add, self._describe_memory, interval=seconds)
@@ -231,7 +231,7 @@ class Tracer:
             return SummaryRecorder(self.writer.add, self._modules)
         table = StackTable(self.writer.add) if stacks else None
         contents = self.level == "values"
-        return Recorder(self.writer.add, self._modules, table, self._storages, contents=contents)
+        return Recorder(self.writer, self._modules, table, self._storages, contents=contents)
 
     def _begin_step(self, name: str) -> events.Step:
         row = events.Step(step=self._steps, name=name, start_ns=time.perf_counter_ns())

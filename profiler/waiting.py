@@ -1,7 +1,8 @@
 """Rows of one table between the moment they are added and the moment they are written.
 
 Contract: adding is one append and takes no lock, so that any thread and any finalizer may add
-while another thread drains. A record that was added twice since the last drain is taken once.
+while another thread drains. A record that is taken is marked so before it is read: when it changes
+from then on, it is added anew, and until then it waits once.
 Boundary: in memory only; profiler.store decides when to drain, profiler.schema how to encode.
 """
 
@@ -40,13 +41,16 @@ class WaitingRows:
     def drain(self) -> Drained:
         """Take what waits now."""
         records = [self.records.popleft() for _ in range(len(self.records))]
+        for record in records:
+            record.waiting = False
         self.column_rows = 0
         columns = [self.columns.popleft() for _ in range(len(self.columns))]
-        once = list(dict(zip(map(id, records), records, strict=True)).values())
-        return Drained(self.table, once, columns)
+        return Drained(self.table, records, columns)
 
     def put_back(self, drained: Drained) -> None:
         """Have what was drained wait again, before what was added since."""
+        for record in drained.records:
+            record.waiting = True
         self.records.extendleft(reversed(drained.records))
         self.columns.extendleft(reversed(drained.columns))
 

@@ -140,6 +140,18 @@ def test_waiting_rows_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(read(tmp_path / "run", "saves")) == 1000
 
 
+def test_a_record_that_changes_while_it_waits_waits_once(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", flush_seconds=600) as writer:
+        save = Save(save_id=1)
+        writer.add(save)
+        writer.flush()
+        for count in (1, 2):
+            save.unpacked_count = count
+            writer.update(save)
+        assert len(writer._waiting["saves"].records) == 1
+    assert [row.unpacked_count for row in read(tmp_path / "run", "saves")] == [2]
+
+
 def test_many_threads_add_at_once(tmp_path: Path) -> None:
     def work(base: int) -> None:
         for i in range(2000):
