@@ -29,7 +29,7 @@ class Quality:
     size_bytes: int | None = None  # on disk
     bits_per_weight: float | None = None
     ppl: float | None = None
-    ppl_dense: float | None = None  # of the tuned dense model, where there is one
+    ppl_dense: float | None = None  # of the dense model that it was made from
     seconds: float | None = None
     peak_bytes: int | None = None
     seed: int | None = None
@@ -124,7 +124,7 @@ def _benchmark(name: str, raw: Mapping[str, Any]) -> list[Results]:
     models: dict[str, list[Quality]] = {}
     for row in raw["rows"]:
         rows = models.setdefault(str(row["model"]), [])
-        dense = _number(row.get("perplexity_dense_tuned"))
+        dense, tuned = _number(row.get("perplexity_dense")), row.get("perplexity_dense_tuned")
         seed = _whole(row.get("seed"))
         rows.append(
             Quality(
@@ -135,14 +135,14 @@ def _benchmark(name: str, raw: Mapping[str, Any]) -> list[Results]:
         )  # fmt: skip
         rows.append(
             Quality(
-                method="kmeans", bits=_number(row["bits"]), seed=seed,
+                method="kmeans", bits=_number(row["bits"]), seed=seed, ppl_dense=dense,
                 ppl=_number(row["perplexity_before"]), size_bytes=_whole(row["file_bytes"]),
             )
         )  # fmt: skip
-        if dense is not None:
+        if tuned is not None:
             rows.append(
                 Quality(
-                    method=DENSE, seed=seed, ppl=dense, ppl_dense=dense,
+                    method=DENSE, seed=seed, ppl=_number(tuned), ppl_dense=dense,
                     size_bytes=_whole(row.get("dense_file_bytes")),
                     seconds=_number(row.get("dense_tuning_s")),
                 )
@@ -167,6 +167,7 @@ def _training(name: str, raw: Mapping[str, Any]) -> Results:
         bits=None if plain else _number(config.get("bits")),
         size_bytes=_whole(raw.get("file_bytes")),
         ppl=_number(found.get("after" if plain else "after_hard")),
+        ppl_dense=_number(found.get("dense")),
         seconds=_number(raw.get("tuning_s")),
         seed=_whole(config.get("seed")),
     )

@@ -9,20 +9,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from edkm.method_names import COLOURS, split
 from profiler.reports.theme import (
-    BLUE,
     CATEGORY_COLOURS,
-    GREEN,
-    GREY,
     MUTED,
-    ORANGE,
-    PURPLE,
     ROW_COLOURS,
     ROW_ORDER,
-    SKY,
-    VERMILION,
     WINE,
-    YELLOW,
     in_order,
     row_colour,
 )
@@ -54,18 +47,8 @@ CATEGORY_NAMES = {
     "peer": "host copies of simulated peers",
 }
 
-# Every way to compress a model in the one order; ours last, so that it is drawn on top.
-METHOD_COLOURS = {
-    "dense": MUTED,
-    "rtn": GREY,
-    "smoothquant": SKY,
-    "gptq": BLUE,
-    "awq": GREEN,
-    "llm-qat": PURPLE,
-    "kmeans": YELLOW,
-    "dkm": ORANGE,
-    "edkm": VERMILION,
-}
+# Every way to compress a model in the one order, as in the tables' own pictures.
+METHOD_COLOURS = {"dense": MUTED, **COLOURS}
 
 
 def ink(ground: Ground) -> str:
@@ -89,5 +72,5 @@ def category_colour(name: str) -> str:
 
 
 def method_colour(name: str) -> str:
-    """Colour of a compression method; unknown ones are wine, never a known one's colour."""
-    return METHOD_COLOURS.get(name, WINE)
+    """Colour of a row's compression method; unknown ones are wine, never a known one's colour."""
+    return METHOD_COLOURS.get(split(name)[1], WINE)

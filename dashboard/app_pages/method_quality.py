@@ -7,6 +7,7 @@ Boundary: no computing and no file reading here.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -19,13 +20,17 @@ from dashboard.panels.chart import show_chart
 from dashboard.panels.download import offer_data
 from dashboard.panels.export import export_as
 from dashboard.panels.metrics import metric_grid
-from dashboard.quality import Quality, Results, find_results
-from dashboard.tables import mib_columns, mib_value
+from dashboard.quality import DENSE, Results, find_results
+from dashboard.quality_points import Point, levels, points
+from dashboard.tables import counted, mib_columns, mib_value
 from dashboard.views import quality_html
 from dashboard.words import literal
-from profiler.reports.units import NOTHING, format_bytes, format_seconds
+from edkm.method_names import bits_text, title
+from profiler.reports.units import format_bytes, format_seconds
 
 TITLE = "What does compression cost?"
+# Settings in which commands that fill one table may differ: not true of all of its rows.
+OF_A_COMMAND = ("methods", "bits", "seeds", "out")
 
 
 def page() -> None:
@@ -34,11 +39,15 @@ def page() -> None:
     found = _chosen()
     if found is None:
         return
+    dense = levels(found.rows)
+    said = " and ".join(f"{name} {value:.3f}" for name, value in dense.items())
     st.write(
-        "Lower is better, left is smaller. Every point is one tuned or rounded model, measured "
-        "on text it has not seen; the dashed line is the dense model. Click a point."
+        "Lower is better, left is smaller. Every point is one method at its bits, measured on text "
+        "it has not seen, the mean where it was run with several seeds. "
+        + (f"Level lines: the dense model, {said}. " if said else "")
+        + "Click a point."
     )
-    _chart(found)
+    _chart(points(found.rows), dense)
     _table(found)
     export_as("quality", partial(quality_html, TITLE, found))
 
@@ -66,8 +75,8 @@ def _chosen() -> Results | None:
     return by_name[name]
 
 
-def _chart(found: Results) -> None:
-    across = axes(found.rows)
+def _chart(found: list[Point], dense: dict[str, float]) -> None:
+    across = axes(found)
     if not across:
         st.info("No compressed model with a perplexity is in these results.")
         return
@@ -79,84 +88,85 @@ def _chart(found: Results) -> None:
     )  # fmt: skip
     axis = chosen or across[0]
     event = show_chart(
-        quality_chart(found.rows, axis, ground()), key=f"quality-{axis}", select=CHOSEN,
+        quality_chart(found, dense, axis, ground()), key=f"quality-{axis}", select=CHOSEN,
         alt="Perplexity of each method against its size",
     )  # fmt: skip
-    offer_data("quality", partial(quality_records, found.rows, axis))
-    _detail(found, event)
+    offer_data("quality", partial(quality_records, found, axis))
+    _detail(found, dense, event)
 
 
-def _detail(found: Results, event: Any) -> None:
+def _detail(found: list[Point], dense: dict[str, float], event: Any) -> None:
     """The clicked point, else the best compressed one."""
-    points = event.selection.get(CHOSEN, []) if event else []
-    index = points[0].get("row") if points else None
-    measured = [row for row in found.rows if row.ppl is not None and row.bits is not None]
-    if index is not None and 0 <= int(index) < len(found.rows):
-        row = found.rows[int(index)]
-    elif measured:
-        row = min(measured, key=lambda each: each.ppl or 0.0)
+    picked = event.selection.get(CHOSEN, []) if event else []
+    index = picked[0].get("point") if picked else None
+    if index is not None and 0 <= int(index) < len(found):
+        _metrics(found[int(index)], dense)
     else:
-        return
-    _metrics(row)
+        compressed = [each for each in found if each.method != DENSE]
+        _metrics(min(compressed, key=lambda each: each.mean("ppl") or 0.0), dense)
 
 
-def _metrics(row: Quality) -> None:
-    bits = NOTHING if row.bits is None else f"{row.bits:g}"
-    st.subheader(
-        f"{literal(row.method)}, {bits} bits, seed {NOTHING if row.seed is None else row.seed}"
-    )
-    figures = [
-        ("Perplexity", NOTHING if row.ppl is None else f"{row.ppl:.3f}", "On held-out text"),
-        ("Dense", NOTHING if row.ppl_dense is None else f"{row.ppl_dense:.3f}",
-         "The dense model, tuned as long"),
-        ("On disk", format_bytes(row.size_bytes), "Everything that is stored"),
-        ("Time, s", format_seconds(row.seconds), "To tune or to round, on that machine"),
-        ("Peak", format_bytes(row.peak_bytes), "Of the process that did it"),
+def _metrics(point: Point, dense: dict[str, float]) -> None:
+    st.subheader(literal(point.name))
+    ppl, (lowest, highest) = point.mean("ppl"), point.ends
+    seeds = counted(len(point.rows), "seed")
+    spread = f", from {lowest:.3f} to {highest:.3f}" if highest > lowest else ""
+    figures = [("Perplexity", f"{ppl:.3f}", f"On held-out text; {seeds}{spread}")]
+    figures += [
+        (f"Dense, {'before' if name.startswith('before') else name}", f"{value:.3f}",
+         f"Of the dense model, {name}")
+        for name, value in dense.items()
+    ]  # fmt: skip
+    size, seconds, peak = (point.mean(name) for name in ("size_bytes", "seconds", "peak_bytes"))
+    figures += [
+        ("On disk", format_bytes(None if size is None else round(size)), "All that is stored"),
+        ("Time, s", format_seconds(seconds), "To tune or to round, on that machine"),
+        ("Peak", format_bytes(None if peak is None else round(peak)),
+         "Of the process that did it, libraries included"),
     ]  # fmt: skip
     metric_grid(figures)
-    if row.tasks:
+    if tasks := next((row.tasks for row in point.rows if row.tasks), None):
         st.caption(
-            "Accuracy: "
-            + ", ".join(f"{literal(name)} {share:.1%}" for name, share in row.tasks.items())
+            "Tasks: " + ", ".join(f"{literal(name)} {share:.1%}" for name, share in tasks.items())
         )
 
 
 def _table(found: Results) -> None:
     st.subheader("Every row")
+    ordered = sorted(found.rows, key=lambda row: (-(row.bits or 99), row.ppl or math.inf))
     rows = [
         {
-            "method": row.method,
-            "bits": row.bits,
-            "bits per weight": row.bits_per_weight,
-            "group": row.group_size,
+            "method": title(row.method),
+            "bits": bits_text(row.method, row.bits),
+            "seed": row.seed,
             "perplexity": row.ppl,
-            "dense": row.ppl_dense,
+            "bits per weight": row.bits_per_weight,
             "MiB on disk": mib_value(row.size_bytes),
+            "group": row.group_size,
             "seconds": row.seconds,
             "peak MiB": mib_value(row.peak_bytes),
-            "seed": row.seed,
             "status": row.error or row.status,
         }
-        for row in found.rows
+        for row in ordered
     ]
     known = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     rows = [{name: row[name] for name in known} for row in rows]
     st.dataframe(
-        rows, hide_index=True, alt="Every measured row",
+        rows, hide_index=True, alt="Every measured row", placeholder="",
         column_config={
             **mib_columns(rows, ("MiB on disk", "peak MiB")),
             **{
                 name: st.column_config.NumberColumn(name, format=form)
                 for name, form in (
-                    ("perplexity", "%.3f"), ("dense", "%.3f"), ("seconds", "%.0f"),
-                    ("bits per weight", "%.2f"),
+                    ("perplexity", "%.3f"), ("seconds", "%.0f"), ("bits per weight", "%.2f"),
                 )
             },
         },
     )  # fmt: skip
-    if found.settings:
-        said = ", ".join(f"{literal(k)} {literal(v)}" for k, v in found.settings.items())
-        st.caption(f"Settings: {said}.")
+    said = {k: v for k, v in found.settings.items() if k not in OF_A_COMMAND and v is not None}
+    if said:
+        words = ", ".join(f"{literal(k)} {literal(v)}" for k, v in said.items())
+        st.caption(f"Settings that all rows share: {words}.")
 
 
 page()

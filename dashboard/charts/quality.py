@@ -1,20 +1,24 @@
-"""Perplexity against size: one point per measured setting, the dense model as a line.
+"""Perplexity against size: one point per method and bits, the dense model as lines.
 
-Contract: rows without a perplexity, or without the figure on the axis, are not drawn; the page
-lists them. Selecting a point reports its `row`, the index in the rows that were given.
+Contract: points without the figure on the axis are not drawn. Bars go from the lowest to the
+highest seed, thin lines join the bits of one method; what starts from the tuned dense model is
+dashed and open, as in the tables' own pictures. Selecting a point reports its `point`, the index
+in the points that were given.
 Boundary: Altair only; measured figures in, MiB scaled here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
 from dashboard.charts.frame import Layered, at_x
-from dashboard.quality import DENSE, Quality
-from dashboard.theme import METHOD_COLOURS, Ground, ink, method_colour
+from dashboard.quality import DENSE
+from dashboard.quality_points import Point
+from dashboard.theme import METHOD_COLOURS, Ground, ink, method_colour, paper
+from edkm.method_names import split, title
 from profiler.reports.units import format_bytes, mib
 
 CHOSEN = "chosen"
@@ -23,105 +27,158 @@ AXES = {
     "bits": "bits of an index",
     "size_bytes": "MiB on disk",
 }
-_SHAPES = (
-    "circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right",
-    "triangle-left",
-)  # fmt: skip
+_STAR = "M0,-1L.27,-.37L.95,-.31L.43,.14L.59,.81L0,.45L-.59,.81L-.43,.14L-.95,-.31L-.27,-.37Z"
+_SHAPES = {
+    "dense": "square", "rtn": "circle", "smoothquant": "triangle-down", "gptq": "diamond",
+    "awq": "triangle-up", "llm-qat": "cross", "kmeans": "triangle-right", "dkm": "triangle-left",
+    "edkm": "M0,-1L.3,-.3L1,0L.3,.3L0,1L-.3,.3L-1,0L-.3,-.3Z", "edkm-allocated": _STAR,
+}  # fmt: skip
+_ROOM = 0.2  # of the axis, left of the first point: for the names of the dense lines
 
 
-def axes(rows: Sequence[Quality]) -> list[str]:
-    """The figures that at least one drawable compressed row has."""
+def axes(found: Sequence[Point]) -> list[str]:
+    """The figures that at least one compressed point has."""
     return [
         name
         for name in AXES
-        if any(getattr(r, name) is not None and r.ppl and r.method != DENSE for r in rows)
+        if any(each.mean(name) is not None and each.method != DENSE for each in found)
     ]
 
 
-def quality_records(rows: Sequence[Quality], across: str) -> list[dict[str, Any]]:
+def quality_records(found: Sequence[Point], across: str) -> list[dict[str, Any]]:
     """One record per point."""
     records = []
-    for index, row in enumerate(rows):
-        value = getattr(row, across)
-        if value is None or not row.ppl or (row.method == DENSE and across != "size_bytes"):
+    for index, each in enumerate(found):
+        value = each.mean(across)
+        if value is None or (each.method == DENSE and across != "size_bytes"):
             continue
+        size = each.mean("size_bytes")
         records.append(
             {
-                "row": index,
-                "method": row.method,
-                "x": mib(value) if across == "size_bytes" else float(value),
-                "perplexity": row.ppl,
-                "bits": row.bits,
-                "size": format_bytes(row.size_bytes),
-                "seed": row.seed,
+                "point": index,
+                "method": title(each.method),
+                "name": each.name,
+                "x": mib(value) if across == "size_bytes" else value,
+                "perplexity": each.mean("ppl"),
+                "lowest": each.ends[0],
+                "highest": each.ends[1],
+                "bits": each.rows[0].bits,
+                "size": format_bytes(None if size is None else round(size)),
+                "seeds": len(each.rows),
+                "of": "tuned" if split(each.method)[0] else "given",
             }
         )
     return records
 
 
-def quality_chart(rows: Sequence[Quality], across: str, ground: Ground) -> Layered:
-    """The points; the selection `chosen` reports `row`."""
-    records = quality_records(rows, across)
-    methods = [name for name in METHOD_COLOURS if any(r["method"] == name for r in records)]
-    methods += sorted({r["method"] for r in records} - set(methods))
-    dense = sorted({row.ppl_dense for row in rows if row.ppl_dense})
-    colour = alt.Color(
-        "method:N",
-        scale=alt.Scale(domain=methods, range=[method_colour(name) for name in methods]),
-        legend=alt.Legend(
-            title=None, orient="top", labelFontSize=13, symbolSize=140, symbolStrokeWidth=0.8
-        ),
-    )
-    values = [r["perplexity"] for r in records] + dense or [1.0]
+def quality_chart(
+    found: Sequence[Point], levels: Mapping[str, float], across: str, ground: Ground
+) -> Layered:
+    """The points; the selection `chosen` reports `point`."""
+    records = quality_records(found, across)
+    values = [r[end] for r in records for end in ("lowest", "highest")]
+    values += [*levels.values()] or [1.0]
     y = alt.Y(
         "perplexity:Q",
         scale=alt.Scale(type="log", domain=[min(values) / 1.15, max(values) * 1.15], nice=False),
         axis=alt.Axis(title="held-out perplexity, log scale", format="~g", tickCount=6),
     )
-    x = alt.X(
-        "x:Q", scale=alt.Scale(zero=False, padding=30),
-        axis=alt.Axis(title=AXES[across], tickCount=8, tickMinStep=0.1, format="~g"),
+    base = alt.Chart(alt.InlineData(values=records)).encode(x=_x(records, across))
+    strokes, fills, shapes = _marks(found, records, ground)
+    lines = base.mark_line(strokeWidth=1.2, opacity=0.6).encode(
+        y=y,
+        color=alt.Color("method:N", scale=strokes, legend=None),
+        strokeDash=alt.StrokeDash(
+            "of:N", legend=None, scale=alt.Scale(domain=["given", "tuned"], range=[[1, 0], [5, 3]])
+        ),
+    )
+    bars = base.mark_rule(strokeWidth=1.5).encode(
+        y="lowest:Q", y2="highest:Q", color=alt.Color("method:N", scale=strokes, legend=None)
+    )
+    return alt.layer(
+        *_levels(levels, ground), lines, bars, _points(base, y, strokes, fills, shapes), height=430
+    )
+
+
+def _points(
+    base: alt.Chart, y: alt.Y, strokes: alt.Scale, fills: alt.Scale, shapes: alt.Scale
+) -> Any:
+    pick = alt.selection_point(name=CHOSEN, fields=["point"], on="click", empty=True)
+    legend = alt.Legend(
+        title=None, orient="top", columns=3, labelFontSize=13, labelLimit=260, symbolSize=120,
+        symbolStrokeWidth=1.8,
     )  # fmt: skip
-    pick = alt.selection_point(name=CHOSEN, fields=["row"], on="click", empty=True)
-    points = (
-        alt.Chart(alt.InlineData(values=records))
-        .mark_point(filled=True, size=170, stroke=ink(ground), strokeWidth=0.8)
+    return (
+        base.mark_point(size=150, strokeWidth=1.8)
         .encode(
-            x=x,
             y=y,
-            color=colour,
-            shape=alt.Shape(
-                "method:N",
-                scale=alt.Scale(
-                    domain=methods, range=[_SHAPES[i % len(_SHAPES)] for i in range(len(methods))]
-                ),
-                legend=None,
-            ),
-            opacity=alt.condition(pick, alt.value(0.95), alt.value(0.3)),
+            stroke=alt.Stroke("method:N", scale=strokes, legend=legend),
+            fill=alt.Fill("method:N", scale=fills, legend=legend),
+            shape=alt.Shape("method:N", scale=shapes, legend=legend),
+            opacity=alt.condition(pick, alt.value(0.95), alt.value(0.35)),
             tooltip=[
-                alt.Tooltip("method:N"),
+                alt.Tooltip("name:N", title="method"),
                 alt.Tooltip("perplexity:Q", format=".4~g"),
-                alt.Tooltip("bits:Q"),
+                alt.Tooltip("lowest:Q", format=".4~g"),
+                alt.Tooltip("highest:Q", format=".4~g"),
+                alt.Tooltip("seeds:Q"),
                 alt.Tooltip("size:N", title="on disk"),
-                alt.Tooltip("seed:O"),
             ],
         )
         .add_params(pick)
     )
-    return alt.layer(*_dense(dense, ground), points, height=430)
 
 
-def _dense(values: Sequence[float], ground: Ground) -> list[alt.Chart]:
-    """The dense model's perplexity as a band from the best to the worst seed, and its name."""
-    if not values:
-        return []
-    at = [{"low": values[0], "high": values[-1], "label": f"dense, tuned as long: {values[0]:.3g}"}]
-    base = alt.Chart(alt.InlineData(values=at))
-    rules = [
-        base.mark_rule(color=ink(ground), strokeDash=[5, 4], opacity=0.7).encode(y=f"{end}:Q")
-        for end in (("low", "high") if len(values) > 1 else ("low",))
+def _x(records: Sequence[Mapping[str, Any]], across: str) -> alt.X:
+    """The axis, with room at its left."""
+    values = [r["x"] for r in records] or [1.0]
+    width = max(values) - min(values) or 1.0
+    scale = alt.Scale(
+        domain=[min(values) - _ROOM * width, max(values) + width / 20], nice=False, zero=False
+    )
+    axis = alt.Axis(title=AXES[across], tickCount=8, tickMinStep=0.1, format="~g")
+    return alt.X("x:Q", scale=scale, axis=axis)
+
+
+def _marks(
+    found: Sequence[Point], records: Sequence[Mapping[str, Any]], ground: Ground
+) -> tuple[alt.Scale, alt.Scale, alt.Scale]:
+    """Stroke, fill and shape of every drawn method, in the one order."""
+    known = list(METHOD_COLOURS)
+
+    def order(name: str) -> tuple[bool, int, str]:
+        tuned, method, bits = split(name)
+        return tuned, known.index(method) if method in known else len(known), bits
+
+    names = sorted({found[r["point"]].method for r in records}, key=order)
+    said = [title(name) for name in names]
+    strokes = [method_colour(name) for name in names]
+    hollow = [split(name)[0] or bool(split(name)[2]) for name in names]
+    fills = [paper(ground) if h else s for h, s in zip(hollow, strokes, strict=True)]
+    shapes = [
+        "square" if (parts := split(name))[2] else _SHAPES.get(parts[1], "triangle")
+        for name in names
     ]
-    text = base.mark_text(
-        align="left", baseline="top", dx=6, dy=5, fontSize=12, color=ink(ground)
-    ).encode(x=at_x(0), y=alt.Y("low:Q"), text=alt.Text("label:N"))
-    return [*rules, text]
+    scales = [alt.Scale(domain=said, range=each) for each in (strokes, fills, shapes)]
+    return scales[0], scales[1], scales[2]
+
+
+def _levels(levels: Mapping[str, float], ground: Ground) -> list[alt.Chart]:
+    """The dense model's perplexity before and after tuning as lines with their names."""
+    ordered = sorted(levels.items(), key=lambda each: each[1])
+    layers = []
+    for index, (name, value) in enumerate(ordered):
+        at = [{"perplexity": value, "label": f"dense, {name}: {value:.3g}"}]
+        base = alt.Chart(alt.InlineData(values=at))
+        dash = [2, 3] if name == "before tuning" else [6, 4]
+        layers.append(
+            base.mark_rule(color=ink(ground), strokeDash=dash, opacity=0.7).encode(y="perplexity:Q")
+        )
+        below = index == 0 and len(ordered) > 1  # the upper line's name stands above it
+        layers.append(
+            base.mark_text(
+                align="left", baseline="top" if below else "bottom", dx=6, dy=5 if below else -4,
+                fontSize=12, color=ink(ground),
+            ).encode(x=at_x(0), y="perplexity:Q", text="label:N")
+        )  # fmt: skip
+    return layers

@@ -2,8 +2,8 @@
 
 Contract: a PNG of the rows that have a perplexity; points are means over seeds with bars from the
 lowest to the highest, perplexity is logarithmic. Methods that start from the tuned dense model are
-dashed with open marks; a method with embeddings of its own bits has a square mark. The dense
-model, before and after tuning, is a level line.
+dashed with open marks; a method with embeddings of its own bits has a square mark, eDKM with one
+width for all a diamond. The dense model, before and after tuning, is a level line.
 Boundary: plain rows in, a file out.
 """
 
@@ -13,15 +13,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from edkm.compare.plan import parse
-from edkm.compare.report import NAMES, groups, numbers, title
+from edkm.compare.report import groups, numbers
+from edkm.method_names import COLOURS, TITLES, split, title
 
-# One colour a method, told apart also without red and green (Okabe and Ito), eDKM's the strongest.
-COLOURS = {
-    "rtn": "#999999", "smoothquant": "#b8a200", "gptq": "#0072b2", "awq": "#56b4e9",
-    "llm-qat": "#009e73", "kmeans": "#e69f00", "dkm": "#cc79a7", "edkm": "#d55e00",
-    "edkm-allocated": "#7a2f00",
-}  # fmt: skip
 OURS = ("edkm", "edkm-allocated")
 
 
@@ -58,8 +52,8 @@ def picture(result: dict[str, Any], path: Path) -> None:
 
 
 def _order(name: str) -> tuple[bool, int, int]:
-    start, method, bits = parse(name)
-    return start == "tuned", list(NAMES).index(method), bits or 0
+    tuned, method, bits = split(name)
+    return tuned, list(TITLES).index(method), int(bits or 0)
 
 
 def _levels(axes: Any, rows: list[dict[str, Any]]) -> None:
@@ -74,7 +68,7 @@ def _levels(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def _line(axes: Any, name: str, points: list[list[dict[str, Any]]]) -> None:
-    start, method, bits = parse(name)
+    tuned, method, bits = split(name)
     placed = []
     for members in points:
         found = numbers(members, "ppl")
@@ -82,7 +76,7 @@ def _line(axes: Any, name: str, points: list[list[dict[str, Any]]]) -> None:
         at = statistics.mean(numbers(members, "bits_per_weight"))
         placed.append((at, mean, mean - min(found), max(found) - mean))
     x, y, below, above = zip(*sorted(placed), strict=True)
-    tuned, ours = start == "tuned", method in OURS
+    ours = method in OURS
     axes.errorbar(
         x,
         y,
@@ -90,7 +84,7 @@ def _line(axes: Any, name: str, points: list[list[dict[str, Any]]]) -> None:
         color=COLOURS[method],
         linestyle="--" if tuned else "-",
         linewidth=2.5 if ours else 1.3,
-        marker="s" if bits is not None else "o",
+        marker="s" if bits else "D" if method == "edkm" else "o",
         markersize=7 if ours else 5,
         markerfacecolor="white" if tuned else COLOURS[method],
         capsize=3,

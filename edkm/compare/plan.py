@@ -17,9 +17,9 @@ from typing import Any
 
 from edkm.baselines.job import METHODS, SEEDLESS, Job
 from edkm.dkm.checks import check_choice
+from edkm.method_names import split
 
 DENSE_BITS = 8  # of a job that needs none: the dense row has no bits
-TUNED = "tuned+"
 DEFAULT = (*METHODS, "tuned+gptq", "tuned+awq")
 
 
@@ -87,12 +87,11 @@ def plan(settings: Settings) -> list[Job]:
 
 def parse(name: str) -> tuple[str, str, int | None]:
     """(start, method, embedding bits or None) of a name. ``ValueError`` says what is wrong."""
-    inner = name.removeprefix(TUNED)
-    method, at, bits = inner.partition("@")
+    tuned, method, bits = split(name)
     check_choice("methods", method, tuple(METHODS))
-    if at and not bits.isdecimal():
+    if "@" in name and not bits.isdecimal():
         raise ValueError(f"methods has {name!r}; after @ give the embeddings' bits, as gptq@4")
-    return "given" if inner == name else "tuned", method, int(bits) if at else None
+    return "tuned" if tuned else "given", method, int(bits) if bits else None
 
 
 def _job(settings: Settings, name: str, bits: int, seed: int) -> Job:

@@ -16,21 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edkm.compare.plan import parse
+from edkm.method_names import bits_text, title
 
 Row = dict[str, Any]
-NAMES = {
-    "dense": "dense, tuned", "rtn": "RTN", "smoothquant": "SmoothQuant (weights)", "gptq": "GPTQ",
-    "awq": "AWQ", "llm-qat": "LLM-QAT (weights)", "kmeans": "k-means", "dkm": "DKM (coremltools)",
-    "edkm": "eDKM", "edkm-allocated": "eDKM (allocated)",
-}  # fmt: skip
-
-
-def title(name: str) -> str:
-    """A method's name as readers know it."""
-    start, method, bits = parse(name)
-    text = NAMES[method] if start == "given" else f"tuned, then {NAMES[method]}"
-    return text if bits is None else f"{text}, embeddings {bits}"
 
 
 def groups(rows: Iterable[Row]) -> list[list[Row]]:
@@ -76,11 +64,8 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def label(row: Row) -> tuple[str, str]:
-    """(method, its bits) of a row as a table says them: allocated bits by the bytes they take."""
-    if row["bits"] is None:
-        return title(row["method"]), ""
-    allocated = parse(row["method"])[1] == "edkm-allocated"
-    return title(row["method"]), f"bytes of {row['bits']}" if allocated else str(row["bits"])
+    """(method, its bits) of a row as a table says them."""
+    return title(row["method"]), bits_text(row["method"], row["bits"])
 
 
 def _mean(scores: Iterable[float | None]) -> str:

@@ -21,6 +21,7 @@ from dashboard.charts.clustering import (
 from dashboard.charts.quality import axes, quality_chart, quality_records
 from dashboard.lessons.centroids import SHAPES, attention, cluster, weight_of
 from dashboard.quality import Quality, find_results
+from dashboard.quality_points import levels, points
 from dashboard.theme import METHOD_COLOURS, method_colour
 from edkm.dkm import default_tau, dense_dkm, initial_centroids
 from profiler.reports.units import MIB
@@ -96,7 +97,8 @@ def test_a_comparison_is_read_with_its_failures(tmp_path: Path) -> None:
     good, bad = found.rows
     assert (good.ppl, good.bits_per_weight, good.tasks) == (6.5, 3.25, {"piqa": 0.5})
     assert (bad.ppl, bad.error) == (None, "no such layer")
-    assert [record["row"] for record in quality_records(found.rows, "bits")] == [0]
+    (point,) = points(found.rows)
+    assert point.rows == (good,) and point.name == "GPTQ, 3 bits"
 
 
 def test_metrics_of_a_training_run_are_read(tmp_path: Path) -> None:
@@ -132,20 +134,42 @@ def test_results_are_never_read_from_outside(tmp_path: Path) -> None:
 
 def test_points_have_the_axis_that_the_rows_have() -> None:
     rows = [
-        Quality(method="edkm", bits=3, ppl=5.0, ppl_dense=4.5, size_bytes=MIB),
-        Quality(method="dense", ppl=4.5, size_bytes=9 * MIB),
+        Quality(method="edkm", bits=3, ppl=5.0, ppl_dense=6.0, size_bytes=MIB),
+        Quality(method="dense", ppl=4.5, ppl_dense=6.0, size_bytes=9 * MIB),
         Quality(method="rtn", bits=4),
     ]
-    assert axes(rows) == ["bits", "size_bytes"]
-    (one,) = quality_records(rows, "bits")
+    found = points(rows)
+    assert axes(found) == ["bits", "size_bytes"]
+    (one,) = quality_records(found, "bits")
     assert (one["x"], one["perplexity"]) == (3.0, 5.0)
-    assert [r["x"] for r in quality_records(rows, "size_bytes")] == [1.0, 9.0]
+    assert [r["x"] for r in quality_records(found, "size_bytes")] == [1.0, 9.0]
+    dense = levels(rows)
+    assert dense == {"before tuning": 6.0, "tuned": 4.5}
     for ground in ("light", "dark"):
-        spec = quality_chart(rows, "size_bytes", ground).to_dict()  # type: ignore[arg-type]
+        spec = quality_chart(found, dense, "size_bytes", ground).to_dict()  # type: ignore[arg-type]
         alt.Chart.from_dict(spec)
-        assert "dense, tuned as long: 4.5" in json.dumps(spec)
+        assert "dense, tuned: 4.5" in json.dumps(spec)
+        assert "dense, before tuning: 6" in json.dumps(spec)
+
+
+def test_seeds_of_one_setting_are_one_point() -> None:
+    rows = [
+        Quality(method="edkm-allocated", bits=3, ppl=ppl, size_bytes=size, seed=seed)
+        for seed, (ppl, size) in enumerate([(5.0, 100), (7.0, 102)])
+    ]
+    rows += [Quality(method="tuned+gptq@4", bits=3, ppl=9.0, size_bytes=50)]
+    ours, peer = points(rows)
+    assert (ours.mean("ppl"), ours.ends, ours.mean("size_bytes")) == (6.0, (5.0, 7.0), 101)
+    assert ours.mean("seconds") is None
+    assert ours.name == "eDKM (allocated), bytes of 3"
+    assert peer.name == "tuned, then GPTQ, embeddings 4, 3 bits"
+    assert [(r["of"], r["seeds"]) for r in quality_records([ours, peer], "size_bytes")] == [
+        ("given", 2), ("tuned", 1)
+    ]  # fmt: skip
 
 
 def test_a_method_has_a_colour_of_its_own() -> None:
-    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS)
+    assert method_colour("edkm-allocated") == method_colour("edkm")  # two forms of one method
+    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS) - 1
+    assert method_colour("tuned+gptq@4") == method_colour("gptq")
     assert method_colour("new") not in METHOD_COLOURS.values()

@@ -22,8 +22,9 @@ from edkm.compare.picture import picture
 from edkm.compare.plan import Settings, plan
 from edkm.compare.pool import Pool
 from edkm.compare.record import KEYS, Record, failed, write_json
-from edkm.compare.report import groups, insert, spread, table, title
+from edkm.compare.report import groups, insert, spread, table
 from edkm.compare.run import compare
+from edkm.method_names import title
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RESULTS = REPOSITORY / "benchmarks" / "results"
