@@ -112,7 +112,12 @@ class Transfer(Row):
 
 @dataclass(slots=True)
 class Node(Row):
-    """One node of the autograd graph."""
+    """One node of the autograd graph.
+
+    How long a node takes is not recorded: the moments that are known are those of its saves, and
+    the time from one node's save to the next one's holds whatever lies between them. Measuring it
+    takes two hooks a node, and on CUDA would time launches only. Ask `torch.profiler`.
+    """
 
     table: ClassVar[str] = "nodes"
     key: ClassVar[str | None] = None
@@ -122,12 +127,12 @@ class Node(Row):
     seq: int = 0  # autograd sequence number; negative serial for AccumulateGrad
     name: str = ""
     module: str = ""
-    stack_id: int | None = None
+    stack_id: int | None = None  # of its first save; nodes that save nothing have none
     shape: list[int] = field(default_factory=list)  # of its first output
     saved_bytes: int = 0
     saved_unique_bytes: int = 0
-    forward_ns: int | None = None
-    backward_ns: int | None = None
+    forward_ns: int | None = None  # for other writers; the tracer has no honest source
+    backward_ns: int | None = None  # likewise
     dtype: str = ""  # of its first output
 
 

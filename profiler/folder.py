@@ -31,8 +31,8 @@ def rank_folders(path: Path) -> list[Path]:
 def claim_folder(path: Path, *, force: bool, rank: int, world_size: int) -> None:
     """Make the folder ready for a new run.
 
-    ValueError when the rank is none of so many, when the folder holds anything and force is not given, when force is given but what it
-    holds is no run, or when it cannot be written.
+    ValueError when the rank is not below world_size, when the folder holds anything and force is
+    not given, when force is given but what it holds is no run, or when it cannot be written.
     """
     if world_size < 1 or not 0 <= rank < world_size:
         raise ValueError(

@@ -87,12 +87,15 @@ def walk(
 
 
 def join(nodes: Nodes, rows: Iterable[Save], modules: Mapping[int, str]) -> dict[str, list[Any]]:
-    """The columns of the nodes with what they saved; the rows get the names of their nodes.
+    """The columns of the nodes with what they saved, and the stack of the first of those saves.
+
+    The rows get the names of their nodes.
 
     modules: the module of each sequence number; leaves keep their parameter's name.
     """
     place = {number: index for index, number in enumerate(nodes.seq)}
     saved, unique = [0] * len(place), [0] * len(place)
+    stacks: list[int | None] = [None] * len(place)
     seen: set[tuple[int, int]] = set()
     for row in rows:
         at = place.get(row.node_seq) if row.node_seq is not None else None
@@ -100,6 +103,8 @@ def join(nodes: Nodes, rows: Iterable[Save], modules: Mapping[int, str]) -> dict
             continue
         row.op = nodes.name[at]  # written when the save is unpacked, or at the end of the step
         saved[at] += row.logical_bytes
+        if stacks[at] is None:
+            stacks[at] = row.stack_id
         if (at, row.storage_id) not in seen:
             seen.add((at, row.storage_id))
             unique[at] += row.storage_bytes
@@ -108,7 +113,7 @@ def join(nodes: Nodes, rows: Iterable[Save], modules: Mapping[int, str]) -> dict
         for number, leaf in zip(nodes.seq, nodes.module, strict=True)
     ]
     sums = {"saved_bytes": saved, "saved_unique_bytes": unique}
-    return {**nodes._asdict(), "module": owners, **sums}
+    return {**nodes._asdict(), "module": owners, "stack_id": stacks, **sums}
 
 
 def names_of(roots: Iterable[Any]) -> dict[int, str]:

@@ -2,7 +2,8 @@
 
 Contract: while entered, every saved-tensor pair that is pushed on any thread is wrapped, because
 only the innermost pair runs and a tracer that merely pushed its own would be blind inside other
-people's hooks. Everything is undone on leaving, in whatever way.
+people's hooks. Pairs belong to a thread: one that the program starts begins with ours. Everything
+is undone on leaving, in whatever way.
 Boundary: patches and forwards; it records nothing.
 """
 
@@ -32,8 +33,8 @@ class Listener(Protocol):
     def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
         """Give the pair to use instead of another one."""
 
-    def backward_starts(self, roots: Sequence[Any]) -> None:
-        """The engine is about to run from these autograd nodes."""
+    def backward_starts(self, roots: Sequence[Any], differentiable: bool) -> None:
+        """The engine is about to run from these autograd nodes; as a graph itself, or not."""
 
     def backward_ends(self) -> None: ...
 
@@ -50,6 +51,7 @@ def listening(listener: Listener) -> Iterator[None]:
         pair = listener.wrap(*_innermost_pair())
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(*pair))
         stack.enter_context(_set_aside_for_transforms(pair))
+        stack.enter_context(_pushed_on_new_threads(pair))
         stack.enter_context(_patched_push(listener))
         stack.enter_context(_patched_engine(listener))
         for handle in _optimizer_hooks(listener):
@@ -138,6 +140,40 @@ def _patched_push(listener: Listener) -> contextlib.AbstractContextManager[None]
 
 
 @contextlib.contextmanager
+def _pushed_on_new_threads(pair: tuple[Pack, Unpack]) -> Iterator[None]:
+    """Push the pair on each thread that the program starts from now on, for as long as it runs."""
+    owner, start = torch._C._autograd, threading.Thread.start
+    push, pop = owner._push_saved_tensors_default_hooks, owner._pop_saved_tensors_default_hooks
+
+    def traced_start(thread: threading.Thread) -> None:
+        run, own = thread.run, vars(thread).get("run")
+
+        def put_back() -> None:  # also lest the thread be a reference cycle
+            if own is None:
+                vars(thread).pop("run", None)
+            else:
+                vars(thread)["run"] = own
+
+        def traced_run() -> None:
+            put_back()
+            push(*pair)
+            try:
+                run()
+            finally:
+                pop()  # what is left behind would die without the interpreter's lock
+
+        vars(thread)["run"] = traced_run
+        try:
+            start(thread)
+        except BaseException:
+            put_back()
+            raise
+
+    with _replaced(threading.Thread, "start", traced_start):
+        yield
+
+
+@contextlib.contextmanager
 def _set_aside_for_transforms(pair: tuple[Pack, Unpack]) -> Iterator[None]:
     """Take our own pair away while PyTorch refuses hooks (`torch.func`), and put it back after.
 
@@ -178,7 +214,8 @@ def _patched_engine(listener: Listener) -> Iterator[None]:
     run = torch.autograd.graph._engine_run_backward
 
     def traced_run(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        listener.backward_starts([_node_of(output) for output in outputs])
+        create_graph = args[2] if len(args) > 2 else kwargs.get("create_graph", False)
+        listener.backward_starts([_node_of(output) for output in outputs], bool(create_graph))
         try:
             return run(outputs, *args, **kwargs)
         finally:

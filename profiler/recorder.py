@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from profiler import events
-from profiler.attribution import ModuleTracker
+from profiler.attribution import ModuleCall, ModuleTracker
 from profiler.content import content_hash, distinct_values
 from profiler.graph import dtype_name
 from profiler.hooks import KeptTensor, Pack, Unpack, give_back, keep
@@ -59,6 +59,9 @@ class Recorder:
         self.step = 0
         self.phase: events.Phase = "forward"
         self.paused = False
+        self.differentiable = False  # the backward that runs makes a graph of its own
+        self._calls_before = 0  # module calls that ran when it began
+        self._unpacking = 0  # pairs of others that give tensors back now
         self.host_totals = {"host": 0, "peer": 0}
         self._ids = itertools.count()
         self._copies: weakref.WeakKeyDictionary[Any, Copies] = weakref.WeakKeyDictionary()
@@ -89,7 +92,11 @@ class Recorder:
             if not isinstance(saved, PackedSave):
                 return unpack(saved)
             start = time.perf_counter_ns()
-            tensor = unpack(saved.packed)
+            self._unpacking += 1
+            try:
+                tensor = unpack(saved.packed)
+            finally:
+                self._unpacking -= 1
             self._note_foreign(saved, tensor)
             self._unpacked(saved.row, tensor, start)
             self._transfers(saved, start)
@@ -175,7 +182,7 @@ class Recorder:
         row = events.Save(  # by position, as the columns lie: see events
             next(self._ids),
             self.step,
-            "recompute" if self.phase == "backward" else self.phase,
+            self.phase if self.phase != "backward" else self._phase_in_backward(running),
             0,
             start,
             sequence,
@@ -199,6 +206,15 @@ class Recorder:
             row.content_hash, row.distinct_values = content_hash(tensor), distinct_values(tensor)
         self._step_rows.append(row)
         return row, live
+
+    def begin_backward(self) -> None:
+        """Note what runs already: only module calls begun from now on are recomputation."""
+        self._calls_before = len(self._modules.running)
+
+    def _phase_in_backward(self, running: Sequence[ModuleCall]) -> events.Phase:
+        """Whether a save is of a recomputation, or of a backward to be differentiated again."""
+        again = self._unpacking or len(running) > self._calls_before
+        return "backward" if self.differentiable and not again else "recompute"
 
     def _interned(self, sizes: Sequence[int]) -> Sequence[int]:
         """The same tuple for equal sizes: what waits then holds no containers of its own."""

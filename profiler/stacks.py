@@ -8,6 +8,7 @@ Boundary: looks at frames and code only; which module is running is profiler.att
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
 
@@ -32,6 +33,7 @@ class StackTable:
         self._above_ids: dict[tuple[int, ...], int] = {}
         self._above: list[list[str]] = []
         self._seen: set[CodeType] = set()  # alive, so that none of their ids is used again
+        self._describing = threading.RLock()  # held while a stack gets its number
 
     def here(self, skip: int = 1, running: Sequence[ModuleCall] = ()) -> int:
         """The number of the calling stack, `skip` frames above the caller left out.
@@ -41,12 +43,17 @@ class StackTable:
         first = sys._getframe(skip + 1)
         key, above = self._piece(first, running, len(running) - 1)
         number = self._ids.get(key)
-        if number is None:
+        return self._describe_new(key, above, first) if number is None else number
+
+    def _describe_new(self, key: tuple[int, ...], above: int, first: FrameType) -> int:
+        with self._describing:
+            if (number := self._ids.get(key)) is not None:
+                return number
             frames = self._texts(first, len(key) // 2)
             frames += self._above[above] if above >= 0 else []
             number = self._ids[key] = len(self._ids)
             self._describe(events.Stack(stack_id=number, frames=frames[:_DEPTH]))
-        return number
+            return number
 
     def _piece(
         self, frame: FrameType | None, running: Sequence[ModuleCall], depth: int
@@ -90,13 +97,14 @@ class StackTable:
         self, frame: FrameType | None, running: Sequence[ModuleCall], depth: int
     ) -> int:
         key, above = self._piece(frame, running, depth)
-        number = self._above_ids.get(key)
-        if number is None:
+        if (known := self._above_ids.get(key)) is not None:
+            return known
+        with self._describing:  # two threads may each number the same frames
             texts = self._texts(frame, len(key) // 2)
             texts += self._above[above] if above >= 0 else []
             number = self._above_ids[key] = len(self._above)
             self._above.append(texts[:_DEPTH])
-        return number
+            return number
 
     def _texts(self, frame: FrameType | None, count: int) -> list[str]:
         texts = []

@@ -41,7 +41,7 @@ class SummaryRecorder:
         self._modules = modules
         self.step = 0
         self.phase: events.Phase = "forward"
-        self.paused = False
+        self.paused = self.differentiable = False
         self.host_totals = {"host": 0, "peer": 0}  # not followed: that needs a row per save
         self._totals: dict[str, events.Total] = {}
         # By address, and checked by identity. Of this step.

@@ -9,9 +9,7 @@ Eager autograd only: under torch.compile the partitioner decides what is saved.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +23,9 @@ from profiler.attribution import ModuleTracker, module_of_nodes
 from profiler.hooks import Pack, Unpack, listening
 from profiler.memory import MemorySampler
 from profiler.recorder import Recorder
+from profiler.residents import Residents
 from profiler.stacks import StackTable
-from profiler.storages import StorageTable, has_storage, own_parameters
+from profiler.storages import StorageTable
 from profiler.store import RunWriter
 from profiler.summary import SummaryRecorder
 
@@ -95,37 +94,24 @@ class Tracer:
         self._recorder = self._make_recorder(stacks)
         seconds = _INTERVALS.get(level, 0.02) if interval is None else interval
         self._sampler = MemorySampler(self.writer.add, self._describe_memory, interval=seconds)
-        self._names: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}  # parameters
-        self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._states: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._residents = Residents(self._storages)
         self._window = steps
         self._steps = first_step
         self._step: events.Step | None = None
         self._pauses = 0
         self._named_steps = 0  # how many `step()` are entered
-        self._depth = 0  # backward may run inside backward (checkpointing)
+        self._backwards: list[bool] = []  # those that run, one inside another: differentiable?
         self._stack = contextlib.ExitStack()
         if model is not None:
             self.register(model)
 
     def register(self, model: nn.Module) -> None:
         """Name this model's modules and parameters in what is recorded from now on."""
-        self._models.add(model)
         for row in self._modules.register(model):
             self.writer.add(row)
-        prefix = self._modules.name_of(model)
-        for name, parameter in own_parameters(model):
-            full = f"{prefix}.{name}" if prefix else name
-            module = full.rpartition(".")[0]
-            self._names[id(parameter)] = (weakref.ref(parameter), full)
-            if has_storage(parameter):
-                self._storages.see_resident(parameter, "param", module=module)
-            if parameter.requires_grad and self.level != "summary":
-                arrived = functools.partial(self._gradient_arrived, module)
-                hook = parameter.register_post_accumulate_grad_hook(arrived)
-                self._stack.callback(hook.remove)
+        prefix, full = self._modules.name_of(model), self.level != "summary"
+        for hook in self._residents.see_model(model, prefix, gradients=full):
+            self._stack.callback(hook.remove)
 
     @property
     def host_bytes(self) -> int:
@@ -185,11 +171,12 @@ class Tracer:
     def wrap(self, pack: Pack, unpack: Unpack) -> tuple[Pack, Unpack]:
         return self._recorder.wrap(pack, unpack)
 
-    def backward_starts(self, roots: Sequence[Any]) -> None:
-        self._depth += 1
+    def backward_starts(self, roots: Sequence[Any], differentiable: bool) -> None:
+        self._backwards.append(differentiable)
+        self._recorder.differentiable = differentiable
         if self._pauses:
             return
-        if self._depth > 1:
+        if len(self._backwards) > 1:  # of a checkpoint, for example
             if isinstance(self._recorder, Recorder):
                 self._recorder.name_nodes(graph.names_of(roots))
             return
@@ -198,12 +185,14 @@ class Tracer:
         if self._recorder.paused:
             return
         if isinstance(self._recorder, Recorder):
+            self._recorder.begin_backward()
             self._record_graph(roots, self._recorder)
         self._enter_phase("backward")
 
     def backward_ends(self) -> None:
-        self._depth -= 1
-        if self._depth > 0 or self._recorder.paused:
+        self._backwards.pop()
+        self._recorder.differentiable = bool(self._backwards) and self._backwards[-1]
+        if self._backwards or self._recorder.paused:
             return
         self._enter_phase("forward")
 
@@ -211,20 +200,11 @@ class Tracer:
         self._enter_phase("optimizer")
 
     def optimizer_ends(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._states.get(optimizer) != len(optimizer.state):  # it grows at the first step only
-            self._states[optimizer] = len(optimizer.state)
-            for state in optimizer.state.values():
-                for value in state.values():
-                    if isinstance(value, torch.Tensor) and has_storage(value):
-                        self._storages.see_resident(value, "optimizer")
+        self._residents.see_state(optimizer)
         self._enter_phase("forward")
         if not self._named_steps:
             self._end_step()
             self._begin_step("")
-
-    def _gradient_arrived(self, module: str, parameter: torch.Tensor) -> None:
-        if (grad := parameter.grad) is not None and has_storage(grad):
-            self._storages.see_resident(grad, "grad", module=module)
 
     def _make_recorder(self, stacks: bool) -> Recorder | SummaryRecorder:
         if self.level == "summary":
@@ -272,17 +252,13 @@ class Tracer:
 
     def _record_graph(self, roots: Sequence[Any], recorder: Recorder) -> None:
         """Write the graph below `roots`, and tell its saves the name of their node."""
-        nodes, edges = graph.walk(roots, self._name_of_parameter)
+        nodes, edges = graph.walk(roots, self._residents.name_of)
         modules = module_of_nodes(self._modules.take_spans())
         columns = graph.join(nodes, recorder.take_rows(), modules)
         for table, found in (("nodes", columns), ("edges", edges._asdict())):
             count = len(next(iter(found.values())))
             if count:
                 self.writer.add_many(table, {"step": [recorder.step] * count, **found})
-
-    def _name_of_parameter(self, tensor: torch.Tensor) -> str:
-        known = self._names.get(id(tensor))
-        return known[1] if known is not None and known[0]() is tensor else ""
 
     def _describe_memory(self) -> dict[str, Any]:
         """What is alive now, by category; on CUDA the sampler asks the allocator for the rest."""

@@ -25,7 +25,7 @@ def autograd_graph(run: Run, step: int | None = None) -> nx.MultiDiGraph:
     number, name = choose_step(run, step)
     graph = nx.MultiDiGraph(step=number, name=name)
     for row in rows_of(run, _NODES, {"step": number}):
-        graph.add_node(row.pop("id"), **row)
+        graph.add_node(row.pop("id"), **{k: v for k, v in row.items() if v is not None})
     for row in rows_of(run, _EDGES, {"step": number}):
         graph.add_edge(row["source"], row["target"], output=row["output"])
     return graph
@@ -70,10 +70,12 @@ def _quoted(text: Any) -> str:
 
 
 _NODES = """
-SELECT concat(rank, '.', seq) AS id, any_value(name) AS name, any_value(module) AS module,
-    array_to_string(any_value(shape), ' x ') AS shape, sum(saved_bytes) AS saved_bytes,
-    sum(saved_unique_bytes) AS saved_unique_bytes, seq, rank
-FROM nodes WHERE step = $step GROUP BY rank, seq ORDER BY rank, seq
+SELECT concat(n.rank, '.', n.seq) AS id, any_value(n.name) AS name, any_value(n.module) AS module,
+    array_to_string(any_value(n.shape), ' x ') AS shape, sum(n.saved_bytes) AS saved_bytes,
+    sum(n.saved_unique_bytes) AS saved_unique_bytes, n.seq, n.rank,
+    array_to_string(any_value(k.frames), '\n') AS stack
+FROM nodes n LEFT JOIN stacks k ON k.rank = n.rank AND k.stack_id = n.stack_id
+WHERE n.step = $step GROUP BY n.rank, n.seq ORDER BY n.rank, n.seq
 """
 _EDGES = """
 SELECT concat(rank, '.', source) AS source, concat(rank, '.', target) AS target, output

@@ -51,7 +51,15 @@ def _node(graph: nx.MultiDiGraph, node: str) -> dict[str, Any]:
         "namespace": _namespace(values.get("module", "")),
         "attrs": [
             {"key": key, "value": str(values[key])}
-            for key in ("module", "shape", "saved_bytes", "saved_unique_bytes", "seq", "rank")
+            for key in (
+                "module",
+                "shape",
+                "saved_bytes",
+                "saved_unique_bytes",
+                "seq",
+                "rank",
+                "stack",
+            )
             if key in values
         ],
         "incomingEdges": [

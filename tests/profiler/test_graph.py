@@ -50,6 +50,20 @@ def test_the_graph_of_a_run_is_acyclic_and_carries_its_saves(tmp_path) -> None:
     assert relu["module"] == "1" and relu["saved_bytes"] == 2 * 8 * 4
 
 
+def test_a_node_has_the_stack_of_its_first_save(tmp_path) -> None:
+    x = torch.ones(4, requires_grad=True)
+    with Tracer(tmp_path / "run") as tracer, tracer.step():
+        y = x.exp()
+        (y * y).sum().backward()
+    with open_run(tmp_path / "run") as run:
+        nodes = run.sql("select name, frames from nodes left join stacks using (rank, stack_id)")
+        saves = run.sql("select op, frames from saves join stacks using (rank, stack_id)")
+    found = dict(zip(nodes["name"].to_pylist(), nodes["frames"].to_pylist(), strict=True))
+    assert found.pop("AccumulateGrad") is None and found.pop("SumBackward0") is None
+    assert found == dict(zip(saves["op"].to_pylist(), saves["frames"].to_pylist(), strict=True))
+    assert set(found) == {"ExpBackward0", "MulBackward0"}
+
+
 class Labelled(torch.autograd.Function):
     """Uses the names of autograd's own attributes for what it remembers, as Python lets it."""
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from edkm.saved import SavedTensorPolicy
 from profiler import Tracer, open_run
@@ -140,27 +139,6 @@ def test_other_hooks_are_seen_through_with_their_traffic(tmp_path) -> None:
         {"direction": "d2h", "bytes": 256, "simulated": True},
         {"direction": "h2d", "bytes": 256, "simulated": True},
     ]
-
-
-def test_recomputation_of_a_checkpoint_is_a_phase_of_its_own(tmp_path) -> None:
-    x = torch.randn(8, requires_grad=True)
-    with Tracer(tmp_path / "run"):
-        checkpoint(lambda t: t.exp().sin(), x, use_reentrant=False).sum().backward()
-    phases = {(row["phase"], row["action"]) for row in _saves(tmp_path / "run")}
-    assert ("forward", "rebuilt") in phases
-    assert any(phase == "recompute" for phase, _ in phases)
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_recomputed_saves_know_their_node(tmp_path, reentrant: bool) -> None:
-    model = _model()
-    x = torch.randn(16, 32, requires_grad=True)
-    with Tracer(tmp_path / "run", model=model) as tracer, tracer.step():
-        checkpoint(model, x, use_reentrant=reentrant).square().mean().backward()
-    again = [row for row in _saves(tmp_path / "run") if row["phase"] == "recompute"]
-    ops = {(row["module"], row["op"].removesuffix("Backward0")) for row in again}
-    assert ops >= {("0", "Addmm"), ("1", "Gelu"), ("2", "NativeLayerNorm"), ("3", "Addmm")}
-    assert all(row["op"] for row in again)
 
 
 def test_a_compiled_model_runs_as_without_the_tracer(tmp_path) -> None:

@@ -209,6 +209,9 @@ def test_model_explorer_finds_every_node_an_edge_names(run: Run, tmp_path: Path)
     }  # fmt: skip
     assert len({e["targetNodeInputId"] for e in twice}) == 2
     assert nodes["0.5"]["namespace"] == "layers/0/up"
+    stack = "C:/a b.py:3:inner;x\nmain.py:9:<module>"
+    assert {"key": "stack", "value": stack} in nodes["0.5"]["attrs"]
+    assert all(a["key"] != "stack" for a in nodes["0.6"]["attrs"])
     assert nodes["0.6"]["namespace"].count("/") == 1  # "a/b.c" is two layers, not three
 
 
