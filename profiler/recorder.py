@@ -30,6 +30,7 @@ from profiler.store import RunWriter
 from profiler.traced import KeptSave, PackedSave, source_of
 
 _sequence_number = torch._C._autograd._get_sequence_nr
+_STRIDED = torch.strided
 
 
 class Recorder:
@@ -106,7 +107,7 @@ class Recorder:
 
     def _keep(self, tensor: Tensor) -> KeptSave | KeptTensor:
         """Pack as autograd itself does, observed."""
-        if self.paused or not has_storage(tensor):
+        if self.paused or tensor.layout is not _STRIDED or tensor.is_nested:
             return keep(tensor)
         row, live = self._row(tensor, _sequence_number() - 1, time.perf_counter_ns(), 1)
         saved = KeptSave(row, self.storages, live, source_of(tensor, row))
@@ -179,6 +180,7 @@ class Recorder:
         node = tensor.grad_fn
         producer = None if node is None else node._sequence_nr()
         storage = live.row
+        sizes, shape, stride = self._sizes, tensor.shape, tensor.stride()
         row = events.Save(  # by position, as the columns lie: see events
             next(self._ids),
             self.step,
@@ -189,9 +191,9 @@ class Recorder:
             type(node).__name__ if producer == sequence and node is not None else "",
             module,
             None if self._stacks is None else self._stacks.here(skip + 1, running),
-            self._interned(tensor.shape),
+            sizes.get(shape) or self._intern(shape),
             dtype_name(tensor.dtype),
-            self._interned(tensor.stride()),
+            sizes.get(stride) or self._intern(stride),
             int(tensor.storage_offset()),
             storage.device,
             storage.storage_id,
@@ -216,12 +218,9 @@ class Recorder:
         again = self._unpacking or len(running) > self._calls_before
         return "backward" if self.differentiable and not again else "recompute"
 
-    def _interned(self, sizes: Sequence[int]) -> Sequence[int]:
-        """The same tuple for equal sizes: what waits then holds no containers of its own."""
-        known = self._sizes.get(sizes)
-        if known is None:
-            known = self._sizes[sizes] = tuple(sizes)
-        return known
+    def _intern(self, sizes: Sequence[int]) -> Sequence[int]:
+        """The one tuple for equal sizes: what waits then holds no containers of its own."""
+        return self._sizes.setdefault(sizes, tuple(sizes))
 
     def _unpacked(self, row: events.Save, tensor: Tensor, start: int) -> None:
         row.unpacked_count += 1

@@ -100,7 +100,7 @@ class StorageTable:
     def _first_sight(
         self, tensor: Tensor, storage: UntypedStorage, module: str, category: str
     ) -> LiveStorage:
-        size = storage.nbytes()
+        size, device = storage.nbytes(), tensor.device
         live = LiveStorage(storage, self._died)
         live.address, live.keepers = storage._cdata, 0
         live.row = row = events.Storage(  # by position, as the columns lie: see events
@@ -108,7 +108,7 @@ class StorageTable:
             0,
             self.step,
             size,
-            self._device_name(tensor.device),
+            self._devices.get(device) or self._devices.setdefault(device, str(device)),
             category,
             time.perf_counter_ns(),
             None,
@@ -121,12 +121,6 @@ class StorageTable:
             self.peak_bytes = total
         self._write(row)
         return live
-
-    def _device_name(self, device: torch.device) -> str:
-        name = self._devices.get(device)
-        if name is None:
-            name = self._devices[device] = str(device)
-        return name
 
     @staticmethod
     def _category(live: LiveStorage) -> str:

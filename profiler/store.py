@@ -25,13 +25,11 @@ import pyarrow as pa
 
 from profiler.events import Record
 from profiler.folder import claim_folder, rank_folder, write_json
-from profiler.machine import collect_hardware, collect_versions, describe_run, utc_now
+from profiler.machine import describe_run, utc_now
 from profiler.parts import Part, write_part
 from profiler.schema import SCHEMA_VERSION, TYPES, check_columns
 from profiler.settle import SMALL_ROWS, compact, holds_keys_once, settle
 from profiler.waiting import WaitingRows
-
-__all__ = ["RunWriter", "collect_hardware", "collect_versions"]
 
 _COMPACT = 64  # parts of a table that are merged into one while the run goes on
 
@@ -59,9 +57,9 @@ class RunWriter:
         self.path = Path(path).absolute()  # the traced program may change its directory
         self.rank, self.world_size = rank, world_size
         self.problem: str | None = None
-        self.closed = False
+        self.write_seconds = 0.02  # of the processor, that the last flush took; a guess at first
         self._flush_rows = flush_rows
-        self._stopped = self._warned = self._woken = False
+        self.closed = self._stopped = self._warned = self._woken = False
         self._pid = os.getpid()
         self._folder = rank_folder(self.path, rank, world_size)
         self._waiting = {table: WaitingRows(table) for table in TYPES}
@@ -184,11 +182,12 @@ class RunWriter:
         if self._writer_thread == threading.get_ident() or self._foreign():
             return  # called by a finalizer in the middle of a flush, or in a forked child
         with self._writing:
-            self._writer_thread = threading.get_ident()
+            self._writer_thread, start = threading.get_ident(), time.thread_time()
             try:
                 self._guarded(self._flush)
             finally:
                 self._writer_thread = None
+                self.write_seconds = time.thread_time() - start
 
     def _flush(self) -> None:
         drained = {table: self._waiting[table].drain() for table in reversed(TYPES)}

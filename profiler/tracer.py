@@ -31,7 +31,9 @@ from profiler.summary import SummaryRecorder
 
 Level = Literal["summary", "full", "values"]
 LEVELS: tuple[Level, ...] = ("summary", "full", "values")
+_CATEGORIES = {f"{name}_bytes": name for name in ("param", "grad", "optimizer", "saved", "temp")}
 _INTERVALS = {"summary": 0.1}  # ten samples a second cost a loaded core 0.1 %
+_WORTH_A_WRITE = 200  # a step so many times as long as a write is on disk when it ends
 FLUSH_SECONDS = {"summary": 10.0, "full": 2.0, "values": 2.0}  # between writes; each one costs
 
 
@@ -236,7 +238,8 @@ class Tracer:
         if not self._recorder.paused or self._pauses:
             self._enter_phase("idle")
             self.writer.add(row)
-            if always:
+            seconds = (row.end_ns - row.start_ns) / 1e9
+            if always or seconds > _WORTH_A_WRITE * self.writer.write_seconds:
                 self.writer.flush()
 
     def _pause_or_go(self) -> None:
@@ -269,8 +272,8 @@ class Tracer:
             "host_bytes": host["host"],
             "peer_bytes": host["peer"],
         }
-        for category in ("param", "grad", "optimizer", "saved", "temp"):
-            fields[f"{category}_bytes"] = storages.bytes_of(category)
+        for name, category in _CATEGORIES.items():
+            fields[name] = storages.bytes_of(category)
         if not torch.cuda.is_initialized():
             fields["allocated_bytes"] = fields["reserved_bytes"] = storages.total_bytes
         return fields

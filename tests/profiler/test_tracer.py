@@ -338,3 +338,16 @@ def test_a_killed_run_opens_with_what_was_finished(tmp_path) -> None:
         assert not run.closed and "last step 1" in str(run.note)
         assert [step.name for step in run.steps] == ["done", "done"]
         assert run.sql("select count(*) n from saves where step < 2")["n"].to_pylist() == [2]
+
+
+def test_a_long_step_is_on_disk_when_it_ends(tmp_path) -> None:
+    x = torch.ones(8, requires_grad=True)
+    optimizer = torch.optim.SGD([x], lr=0.1)
+    with Tracer(tmp_path / "run", interval=60) as tracer:
+        for cost, known in ((1e9, []), (0.0, [0, 1])):
+            tracer.writer.write_seconds = cost
+            x.exp().sum().backward()
+            optimizer.step()
+            with open_run(tmp_path / "run") as run:
+                assert [step.step for step in run.steps] == known
+                assert run.sql("select count(*) n from saves")["n"].to_pylist() == [len(known)]
