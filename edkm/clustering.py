@@ -23,7 +23,7 @@ from edkm.dkm import DKMConfig, hard_indices
 from edkm.dkm.checks import check_range
 from edkm.layers import CodebookEmbedding, CodebookLinear
 from edkm.palette import Palette, palettize
-from edkm.selection import Choice, select
+from edkm.selection import Choice, check_form, select
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class ClusteredWeight:
     def palette(self) -> Palette:
         """The weight as it is shipped."""
         codebook = self.codebook
-        if not bool(codebook.ready):
-            codebook.start(self.weight)
+        codebook.make_ready(self.weight)
         return palettize(self.weight, codebook.centroids, codebook.config.bits, codebook.scale)
 
 
@@ -194,7 +193,8 @@ def cluster(
     Raises:
         ValueError: bits out of range, a pattern that matches nothing, a layer that cannot be
             clustered or is already, tied layers asked for different bits, rows that
-            ``group_size`` does not divide, or nothing to cluster.
+            ``group_size`` does not divide, a form that cannot do what is asked, or nothing to
+            cluster.
     """
     check_range("bits", bits, 1, 8, "an index is stored in at most one byte")
     check_range("embedding_bits", embedding_bits, 1, 8, "an index is stored in at most one byte")
@@ -218,6 +218,9 @@ def cluster(
             rows=choice.weight.shape[0] if linear and row_scale else 0,
             groups=_groups(choice, group_size) if linear and group_size is not None else 1,
         )
+        codebook.layer = choice.names[0]
+        if mode == "soft":
+            check_form(choice, base.form, codebook.weighs)
         codebook.to(choice.weight.device).train(model.training)
         entries.append(_install(model, choice, codebook))
     return Clustering(model, entries)

@@ -75,6 +75,7 @@ class Codebook(DKM):
         self.mode: Mode = mode
         self.warm_start = warm_start
         self.fixed: Tensor | None = None  # what layers use instead, inside Clustering.frozen
+        self.layer = ""  # name, for errors
         self.moved = 0.0  # largest movement of a centroid in the last step, weight units
         self.register_buffer("importance", torch.ones(inputs) if inputs else None)
         self.register_buffer("scale", torch.ones(rows) if rows else None)
@@ -101,8 +102,7 @@ class Codebook(DKM):
         if self.fixed is not None:
             return self.fixed
         if not self.training:
-            if not bool(self.ready):
-                self.start(weight)
+            self.make_ready(weight)
             return self.assign(weight)
         if self.mode == "soft":
             return super().forward(weight)
@@ -112,7 +112,30 @@ class Codebook(DKM):
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
-        """k-means++ or quantiles, then hard k-means until nothing moves (dim 1)."""
+        """k-means++ or quantiles, then hard k-means until nothing moves (dim 1).
+
+        ``ValueError`` names the layer if the weight cannot be clustered.
+        """
+        self._check_values(weight)
+        try:
+            self._fit(weight)
+        except ValueError as error:
+            raise ValueError(f"layer {self.layer!r}: {error}") from error
+
+    def make_ready(self, weight: Tensor) -> None:
+        """``start``, unless that was done."""
+        self._check_values(weight)
+        if not bool(self.ready):
+            self.start(weight)
+
+    def _check_values(self, weight: Tensor) -> None:
+        if weight.is_meta:
+            raise ValueError(
+                f"layer {self.layer!r}: weight is on the meta device, which has no values to "
+                "cluster; load the model's weights first"
+            )
+
+    def _fit(self, weight: Tensor) -> None:
         if self.scale is not None:
             size = weight.detach().float().square().mean(1).sqrt()
             size = torch.where(size > 0, size, 1.0)
@@ -168,6 +191,7 @@ class Codebook(DKM):
     @torch.no_grad()
     def begin_step(self, weight: Tensor) -> Tensor:
         """The centroids of this step; in straight-through mode after one k-means update."""
+        self._check_values(weight)
         before = self._step
         start = super().begin_step(weight)
         if self.mode == "straight" and self._step is not before:
@@ -193,8 +217,7 @@ class Codebook(DKM):
         """The weight itself, softly clustered, or on its nearest centroids; moves no centroid."""
         if kind == "dense":
             return weight.detach()
-        if not bool(self.ready):
-            self.start(weight)
+        self.make_ready(weight)
         if kind == "soft" and self.mode == "soft" and self.weighs:
             plan = self.schedule
             return weighted_soft(weight, self.centroids, self.importance, self.scale, plan)

@@ -93,8 +93,8 @@ class CodebookEmbedding(nn.Embedding):
         rows = F.embedding(input, self.weight, self.padding_idx)
         if self.training and codebook.mode == "off":
             return rows
-        if not self.training and not bool(codebook.ready):
-            codebook.start(self.weight)
+        if not self.training:
+            codebook.make_ready(self.weight)
         centroids = codebook.begin_step(self.weight) if self.training else codebook.centroids
         if codebook.config.dim > 1 and self.embedding_dim % codebook.config.dim:
             return F.embedding(input, assign_hard(self.weight, centroids), self.padding_idx)

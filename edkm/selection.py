@@ -8,12 +8,13 @@ Boundary: decides; ``edkm.clustering`` acts.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from edkm.dkm.checks import DTYPES, check_range
+from edkm.dkm.patterns import is_patterned
 
 _AGAIN = (
     "edkm.clustering.Clustering.of(model) is the handle on it; for other settings call "
@@ -50,7 +51,7 @@ def select(
     """
     named = [(name, module) for name, module in model.named_modules() if name]
     for setting, patterns in (("include", include), ("exclude", exclude), ("bits", per_module)):
-        _check_patterns(setting, list(patterns), [name for name, _ in named])
+        _check_patterns(setting, patterns, [name for name, _ in named])
     for pattern, wanted in per_module.items():
         check_range(f"bits of {pattern!r}", wanted, 0, 8, "0 leaves the layer out")
     for name in set(include).intersection(clustered):
@@ -75,7 +76,26 @@ def select(
     return found
 
 
-def _check_patterns(setting: str, patterns: list[str], names: list[str]) -> None:
+def check_form(choice: Choice, form: str, weighs: bool) -> None:
+    """``ValueError`` unless ``form`` can train ``choice``; ``weighs``: with importance, scales or
+    groups, which DKM's own forms do not have."""
+    if weighs and form in ("dense", "fused"):
+        raise ValueError(
+            f"form is {form!r} with importance, row_scale or group_size, which layer "
+            f"{choice.names[0]!r} trains by loops of its own; use form='auto', or none of the three"
+        )
+    if form == "fused" and not is_patterned(choice.weight.dtype):
+        raise ValueError(
+            f"layer {choice.names[0]!r} has a weight of dtype {choice.weight.dtype}, but form is "
+            "'fused', which needs bfloat16 or float16, whose bits number a table; load the model "
+            "in 16 bits, or use form='auto'"
+        )
+
+
+def _check_patterns(setting: str, given: Iterable[str], names: list[str]) -> None:
+    if isinstance(given, str):
+        raise ValueError(f"{setting} is the text {given!r}; give a list of names: [{given!r}]")
+    patterns = list(given)
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise ValueError(

@@ -202,6 +202,7 @@ def test_conv_is_parametrized_and_trains() -> None:
     [
         ({"bits": 9}, "bits"),
         ({"bits": 0}, "bits"),
+        ({"include": "up"}, r"include is the text 'up'; give a list of names: \['up'\]"),
         ({"embedding_bits": 12}, "embedding_bits"),
         ({"include": ["nothing*"]}, "matches no module"),
         ({"exclude": ["*"]}, "no layer to cluster"),
@@ -230,6 +231,22 @@ def test_unsupported_layers_are_refused_by_name() -> None:
         Clustering.of(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="max_norm"):
         edkm.cluster(nn.Sequential(nn.Embedding(20, 20, max_norm=1.0)))
+
+
+def test_weights_that_have_no_values_are_named() -> None:
+    model = Tied()
+    with torch.no_grad():
+        model.down.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="layer 'down': weight holds 1 NaN or infinite values"):
+        edkm.cluster(model).start()
+    with pytest.raises(ValueError, match="layer 'down': weight holds 1 NaN"):
+        loss_of(model)
+    with torch.device("meta"):
+        empty = Tied()
+    clustering = edkm.cluster(empty)
+    for use in (clustering.start, clustering.palettes, lambda: empty(IDS.to("meta"))):
+        with pytest.raises(ValueError, match="layer 'embed': weight is on the meta device"):
+            use()
 
 
 def test_a_second_call_says_what_is_clustered_already() -> None:
@@ -290,5 +307,6 @@ def test_schedules_refuse_what_cannot_be() -> None:
 
 def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:
     code = "import sys, edkm; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    code += "; edkm.export.save"  # as the documents write it
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import edkm
 from edkm.clustering import Clustering
+from edkm.dkm import DKMConfig
 from edkm.layers import CodebookLinear
 
 
@@ -104,3 +105,46 @@ def test_checkpointing_and_copies_change_no_bit(reentrant: bool, more: dict[str,
     again = gradients(twin, lambda x: checkpoint(twin, x, use_reentrant=reentrant))
     for one, other, last in zip(plain, again, gradients(third, third), strict=True):
         assert torch.equal(one, other) and torch.equal(one, last)
+
+
+def saved_bytes(form: str, dtype: torch.dtype) -> tuple[int, Tensor]:
+    """Bytes that autograd keeps of one forward, each storage once, and the weight's gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64, dtype=dtype))
+    edkm.cluster(model, bits=3, config=DKMConfig(iterations=1, form=form))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(torch.rand(2, 64, dtype=dtype)).sum()
+    loss.backward()
+    gradient = model[0].weight.grad
+    assert gradient is not None
+    return sum(kept.values()), gradient
+
+
+def test_a_form_that_is_insisted_on_trains_alike_and_keeps_what_is_its_own() -> None:
+    maps = 8 * 64 * 64 * torch.float64.itemsize
+    dense, expected = saved_bytes("dense", torch.float64)
+    streaming, found = saved_bytes("streaming", torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert dense > 2 * maps and streaming < maps / 4
+    fused, found = saved_bytes("fused", torch.bfloat16)
+    assert fused < 8 * 64 * 64 * 2 + 40 * 2**16 and found.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "words"),
+    [
+        ("fused", {}, "'0' has a weight of dtype torch.float32, but form is 'fused'"),
+        ("dense", {"row_scale": True}, "form is 'dense' with importance, row_scale or group_size"),
+        ("fused", {"importance": True}, "use form='auto', or none of the three"),
+    ],
+)
+def test_a_form_that_cannot_is_refused(form: str, more: dict[str, bool], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        edkm.cluster(nn.Sequential(nn.Linear(64, 64)), config=DKMConfig(form=form), **more)
