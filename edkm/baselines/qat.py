@@ -23,8 +23,8 @@ from edkm.baselines.job import Job, load_source
 from edkm.baselines.packed import Integers, write_integers
 from edkm.baselines.shared import once
 from edkm.train.config import TrainConfig
-from edkm.train.data import IGNORE, Sequence
-from edkm.train.written import extend
+from edkm.train.data import Sequence
+from edkm.train.written import as_sequence, extend
 
 GREEDY = 4  # tokens after the first that are the likeliest ones
 TEXT = "text.safetensors"  # int64 ids, [sequences, tokens]
@@ -63,19 +63,13 @@ def llm_qat(job: Job) -> Path:
 
 def teacher_rows(job: Job, teacher: Any) -> list[Sequence]:
     """The text of this seed's teacher, written once for rows of any bits."""
-    head = teacher.config.bos_token_id
 
     def make(folder: Path) -> None:
         made = data_free_rows(teacher, job.steps * job.batch, job.sequence, job.seed)
         save_file({"ids": torch.tensor([row.ids for row in made])}, folder / TEXT)
 
     ids = load_file(once(job.common / f"text-{job.seed}", make) / TEXT)["ids"]
-    return [_row(one, head) for one in ids.tolist()]
-
-
-def _row(ids: list[int], head: int | None) -> Sequence:
-    labels = ids if head is None else [IGNORE, *ids[1:]]
-    return Sequence(ids, labels, list(range(len(ids))))
+    return [as_sequence(one) for one in ids.tolist()]
 
 
 @torch.no_grad()
@@ -91,7 +85,7 @@ def data_free_rows(teacher: Any, count: int, length: int, seed: int) -> list[Seq
             ids = torch.cat([torch.full((wanted, 1), head), ids], dim=1)
         ids = extend(teacher, ids, min(GREEDY, length - ids.shape[1]), temperature=None)
         ids = extend(teacher, ids, length - ids.shape[1], temperature=1.0)
-        rows += [_row(one, head) for one in ids.tolist()]
+        rows += [as_sequence(one) for one in ids.tolist()]
     return rows
 
 
