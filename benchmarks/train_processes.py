@@ -126,7 +126,10 @@ def run(
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-3000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    kept = ("perplexity", "state_bytes_per_rank_max", "received_bytes_per_step", "tuning_s")
+    kept = (
+        *("perplexity", "state_bytes_per_rank_max", "received_bytes_per_step", "tuning_s"),
+        "peak_resident_bytes_per_rank",
+    )
     return {
         "dtype": dtype,
         "processes": processes,

@@ -45,17 +45,16 @@ def measure(
     tasks: Path | None = None,
 ) -> dict[str, Any]:
     """The numbers asked for, by file name."""
-    from transformers import AutoTokenizer
-
     from edkm.evaluate import multiple_choice, perplexity
     from edkm.evaluate.choice import read_rows
     from edkm.train.data import read_examples, tokenize
+    from edkm.train.prepare import read_tokenizer
 
     if text is None and tasks is None and not choices:
         raise ValueError(
             "there is nothing to measure; give --text FILE, --choices FILE or --tasks FOLDER"
         )
-    model, tokenizer = load_any(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = load_any(folder), read_tokenizer(folder)
     window = sequence_for(model, sequence)
     found: dict[str, Any] = {}
     if text is not None:

@@ -20,6 +20,7 @@ def main(
     dense: Annotated[Path | None, typer.Option(help="write plain Hugging Face here")] = None,
     coreml: Annotated[Path | None, typer.Option(help="write an .mlpackage here")] = None,
     length: Annotated[int, typer.Option(help="tokens of the Core ML program")] = 64,
+    force: Annotated[bool, typer.Option(help="replace a model that is there")] = False,
 ) -> None:
     """Write a palettized model as a plain one or as a Core ML program."""
     from edkm.export import bake
@@ -28,11 +29,11 @@ def main(
         if dense is None and coreml is None:
             raise ValueError("there is nothing to write; give --dense OUT or --coreml OUT")
         if dense is not None:
-            bake(folder, dense)
+            bake(folder, dense, force=force)
         if coreml is not None:
             from edkm.export.coreml import to_coreml
 
-            to_coreml(folder, coreml, length=length)
+            to_coreml(folder, coreml, length=length, force=force)
     except ImportError as error:
         _fail(f"{error}; Core ML needs: pip install coremltools==9.0")
     except (ValueError, OSError) as error:  # OSError: OUT cannot be written

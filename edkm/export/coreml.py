@@ -19,21 +19,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edkm.export.folders import check_replaceable, replacing
 from edkm.export.read import load, read_palettes
 from edkm.palette import Palette
 
 _MASKED = -1e4  # representable in float16, unlike -inf through a softmax
 
 
-def to_coreml(folder: str | Path, out: str | Path | None = None, *, length: int = 64) -> Any:
+def to_coreml(
+    folder: str | Path, out: str | Path | None = None, *, length: int = 64, force: bool = False
+) -> Any:
     """The language model in ``folder`` as an ML program from ``[1, length]`` token ids to logits.
 
     Written to ``out`` (``.mlpackage``) if given; returns coremltools' model. Raises
-    ``ValueError`` as ``edkm.load`` and for a length the model does not take, ``ImportError``
-    without coremltools.
+    ``ValueError`` as ``edkm.load``, for a length the model does not take and for an ``out`` that
+    is no package or one and not ``force``, ``ImportError`` without coremltools.
     """
     ct: Any = import_module("coremltools")
 
+    if out is not None:
+        _check_out(Path(out), force)
     palettes, _, tied = read_palettes(folder)
     model = load(folder, dense=True)
     longest = getattr(model.config, "max_position_embeddings", length)
@@ -52,8 +57,19 @@ def to_coreml(folder: str | Path, out: str | Path | None = None, *, length: int 
             compute_units=ct.ComputeUnit.CPU_ONLY,
         )
     if out is not None:
-        program.save(str(out))
+        with replacing(Path(out), force=force, kind=_is_package) as new:
+            program.save(str(new))
     return program
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.suffix != ".mlpackage":
+        raise ValueError(f"out is {out}; Core ML programs are folders named NAME.mlpackage")
+    check_replaceable(out, force=force, kind=_is_package)
+
+
+def _is_package(folder: Path) -> bool:
+    return (folder / "Manifest.json").is_file()
 
 
 def mark_palettized(model: nn.Module, palettes: dict[str, Palette]) -> None:

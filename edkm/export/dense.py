@@ -9,32 +9,25 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from edkm.export.folders import replacing
 from edkm.export.read import load
-from edkm.export.write import check_replaceable, replace_folder
 
 _KEEP = ("tokenizer", "special_tokens", "vocab", "merges", "chat_template")
 
 
-def bake(folder: str | Path, out: str | Path) -> Path:
+def bake(folder: str | Path, out: str | Path, *, force: bool = False) -> Path:
     """The dense model of the palettized ``folder`` in ``out``, with its tokenizer.
 
-    Raises ``ValueError`` as ``edkm.load``, if ``out`` is ``folder`` and if it holds other things
-    than a model; ``OSError`` as the disk says.
+    Raises ``ValueError`` as ``edkm.load``, if ``out`` is ``folder``, if it holds a model and not
+    ``force``, and if it holds other things; ``OSError`` as the disk says. What ``out`` held is
+    intact then.
     """
     out, folder = Path(out), Path(folder)
     if out.resolve() == folder.resolve():
         raise ValueError(f"out is {out}, the palettized folder itself; give another, it would go")
-    check_replaceable(out)
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model = load(folder, dense=True)
-    try:
-        model.save_pretrained(partial)
+    with replacing(out, force=force) as new:
+        load(folder, dense=True).save_pretrained(new)
         for file in folder.iterdir():
             if file.name.startswith(_KEEP):
-                shutil.copy2(file, partial / file.name)
-        replace_folder(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+                shutil.copy2(file, new / file.name)
     return out

@@ -1,7 +1,7 @@
 """``python -m edkm.train``: fine-tune and compress a language model.
 
 Contract: exit code 0 done, 2 bad settings or data, 3 the loss diverged, 4 the disk refused, 5
-another process of a sharded run was lost.
+another process of a sharded run was lost, 130 interrupted.
 Errors are one line on stderr. Boundary: options and printing only; the run is ``edkm.train.job``.
 """
 
@@ -62,6 +62,7 @@ def main(
     compensate: Annotated[int | None, typer.Option(help="sequences to round for, first")] = None,
     allocate: Annotated[int | None, typer.Option(help="sequences to spread bits by, first")] = None,
     row_scale: Annotated[bool | None, typer.Option(help="a scale for each row")] = None,
+    form: Annotated[str | None, typer.Option(help="auto, dense, fused, streaming: of DKM")] = None,
     group_size: Annotated[int | None, typer.Option(help="rows that share a codebook")] = None,
     distill: Annotated[float | None, typer.Option(help="weight of a teacher's targets")] = None,
     teacher: Annotated[Path | None, typer.Option(help="dense teacher's folder")] = None,
@@ -77,6 +78,7 @@ def main(
     offload: Annotated[bool, typer.Option(help="keep saved tensors on the host")] = False,
     shard_saved: Annotated[bool, typer.Option(help="share out equal saved tensors")] = False,
     fsdp: Annotated[bool, typer.Option(help="shard over torchrun's processes")] = False,
+    patience: Annotated[float | None, typer.Option(help="minutes to wait for another (10)")] = None,
     tensorboard: Annotated[bool, typer.Option(help="log for TensorBoard")] = False,
     resume: Annotated[bool, typer.Option(help="go on from the newest checkpoint")] = False,
     trace: Annotated[Path | None, typer.Option(help="record with the profiler here")] = None,
@@ -96,6 +98,8 @@ def main(
         raise _fail(error, 5) from error
     except ValueError as error:
         raise _fail(error, 2) from error
+    except KeyboardInterrupt:
+        raise _fail(f"interrupted; --resume goes on from the checkpoints in {out}", 130) from None
     except OSError as error:
         raise _fail(f"{error}; earlier checkpoints in {out} are intact", 4) from error
     if metrics:

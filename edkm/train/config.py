@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edkm.annealing import DEFAULT_END, DEFAULT_START
-from edkm.dkm.checks import check_choice, check_range
+from edkm.dkm.checks import FORMS, check_choice, check_range
 
 DTYPES = ("auto", "float32", "bfloat16")
 PRESETS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,11 @@ _FREE = (
     "dense",
     "offload",
     "shard_saved",
+    "patience",
 )
+# Settings younger than some checkpoints, which have what is now the default.
+_LATER = ("form",)
+_NONE = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,7 @@ class TrainConfig:
     cluster_from: float = 0.0  # share of the run before clustering starts
     straight: float = 0.0  # share of the run, at its end, with hard weights
     iterations: int = 1  # k-means updates a step
+    form: str = "auto"  # of DKM: "dense" (the paper's maps), "fused", "streaming", or the cheapest
     # sequences whose layer inputs set what a weight counts in k-means, and for which rounding is
     # compensated layer by layer, before tuning (0: plain k-means)
     compensate: int = 0
@@ -113,6 +118,7 @@ class TrainConfig:
     dense: bool = False  # also write a plain dense folder
     offload: bool = False  # keep on the host what autograd saves (edkm.saved.offload)
     shard_saved: bool = False  # keep 1/N of what autograd saves alike on all N processes (fsdp)
+    patience: float = 10.0  # minutes that a process waits for another in a step (fsdp)
     fsdp: bool = False  # shard weights, gradients and optimizer over torchrun's processes
     extra: dict[str, str] = field(default_factory=dict)  # free notes, kept in metrics.json
 
@@ -134,7 +140,10 @@ class TrainConfig:
                 )
         if self.max_steps is not None:
             check_range("max_steps", self.max_steps, 1, None, "a run has at least one step")
-        for name in ("epochs", "learning_rate", "clip", "tau_start", "tau_end", "teacher_rate"):
+        for name in (
+            *("epochs", "learning_rate", "clip", "tau_start", "tau_end", "teacher_rate"),
+            "patience",
+        ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be a finite number above 0")
@@ -142,6 +151,14 @@ class TrainConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share: use 0 to 1")
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("form", self.form, FORMS)
+        if self.form in ("dense", "fused"):
+            for name in ("compensate", "row_scale", "group_size"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"form is {self.form!r} and {name} {getattr(self, name)}, which has loops "
+                        f"of its own; give form 'auto' or 'streaming', or no {name}"
+                    )
         if self.compensate and self.cluster_from:
             raise ValueError(
                 f"compensate is {self.compensate} and cluster_from {self.cluster_from}; rounding "
@@ -173,6 +190,16 @@ class TrainConfig:
         return self.out / "checkpoints"
 
     @property
+    def model_folder(self) -> Path:
+        """Folder of the tuned model."""
+        return self.out / "model"
+
+    @property
+    def dense_folder(self) -> Path:
+        """Folder of the tuned model as a plain one, where ``dense`` asks for it."""
+        return self.out / "dense"
+
+    @property
     def own_teacher(self) -> Path | None:
         """Folder of the run that tunes the teacher; None if there is no such run."""
         tunes = self.teacher_epochs and self.teacher is None and not self.plain
@@ -184,7 +211,10 @@ class TrainConfig:
 
     def fingerprint(self) -> str:
         """Equal for settings under which a checkpoint may be resumed."""
-        kept = {k: v for k, v in self.as_json().items() if k not in _FREE}
+        usual = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        kept = {
+            k: v for k, v in self.as_json().items() if k not in _FREE and usual.get(k, _NONE) != v
+        }
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -54,7 +54,8 @@ def read_examples(path: Path) -> list[Example] | str:
     Raises ``DataError``: no such file, empty, not JSON, a row without the right keys.
     """
     if not path.is_file():
-        raise DataError(f"data file {path} does not exist; give an Alpaca or self-instruct file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"data file {path} {what}; give an Alpaca or self-instruct file, or text")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

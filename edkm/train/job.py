@@ -16,7 +16,9 @@ from typing import Any
 
 from edkm.annealing import Schedule
 from edkm.export import bake, save, size_bound
-from edkm.train.checkpoint import disk_told, latest, step_of
+from edkm.export.disk import disk_told, write_whole
+from edkm.export.folders import replacing
+from edkm.train.checkpoint import go_on_from, step_of
 from edkm.train.config import TrainConfig
 from edkm.train.measure import Measure
 from edkm.train.prepare import Prepared, prepare, quiet_bars
@@ -48,12 +50,7 @@ def run(
     """
     from edkm.train.trainer import ClusterTrainer
 
-    if not resume and config.checkpoints.is_dir() and any(config.checkpoints.iterdir()):
-        raise ValueError(
-            f"{config.checkpoints} holds checkpoints of an earlier run; go on with --resume, or "
-            "give another --out"
-        )
-    checkpoint = latest(config.checkpoints, config.fingerprint()) if resume else None
+    checkpoint = go_on_from(config, resume)
     quiet_bars()
     tune_teacher(config, say)
     say("reading model and data")
@@ -112,14 +109,15 @@ def tune_teacher(config: TrainConfig, say: Say) -> None:
 @disk_told()
 def write(config: TrainConfig, ready: Prepared, plan: Schedule | None) -> dict[str, int]:
     """Write the artefact; bytes of the file, and what bits and tables alone come to."""
-    folder = config.out / "model"
+    folder = config.model_folder  # what is there is this run's own: see go_on_from
     if plan is None:
-        ready.model.save_pretrained(folder)
-        ready.tokenizer.save_pretrained(folder)
+        with replacing(folder, force=True) as new:
+            ready.model.save_pretrained(new)
+            ready.tokenizer.save_pretrained(new)
         return {"file_bytes": _size(folder)}
     save(ready.model, folder, tokenizer=ready.tokenizer)
     if config.dense:
-        bake(folder, config.out / "dense")
+        bake(folder, config.dense_folder, force=True)
     palettes = plan.clustering.palettes()
     return {"file_bytes": _size(folder), "palette_bytes": size_bound(palettes)}
 
@@ -151,5 +149,5 @@ def write_metrics(
         "config": config.as_json(),
     }
     text = json.dumps(metrics, indent=1) + "\n"
-    (config.out / "metrics.json").write_text(text, encoding="utf-8")
+    write_whole(config.out / "metrics.json", text)
     return metrics

@@ -11,7 +11,7 @@ from typing import Any
 
 from edkm.clustering import Clustering
 from edkm.evaluate import perplexity
-from edkm.train.checkpoint import write_whole
+from edkm.export.disk import write_whole
 from edkm.train.config import TrainConfig
 from edkm.train.prepare import Prepared
 

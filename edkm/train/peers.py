@@ -11,24 +11,29 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from edkm.train.errors import PeerLostError
+from edkm.train.roll_call import silent_ranks
+
+Found = TypeVar("Found")
 
 # How gloo says that the other end of a connection is gone, or has been silent for too long.
 _LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused", "Timed out")
 
 
-def on_first(work: Callable[[], Any]) -> Any:
+def on_first(work: Callable[[], Any], group: dist.ProcessGroup | None = None) -> Any:
     """Do ``work`` on rank 0; every process returns its result, or raises its error.
 
-    The result is pickled. Of errors, those that a user can cause are shared.
+    The result is pickled. Of errors, those that a user can cause are shared. The others wait as
+    long as ``group`` lets them.
     """
     found: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -36,26 +41,43 @@ def on_first(work: Callable[[], Any]) -> Any:
             found[0] = work()
         except (ValueError, OSError) as error:
             found[1] = error
-    dist.broadcast_object_list(found)
+    dist.broadcast_object_list(found, group=group)
     if found[1] is not None:
         raise found[1]
     return found[0]
 
 
-def copy_from_first(model: torch.nn.Module) -> None:
-    """Give every process the parameters and buffers of rank 0's ``model`` (not yet sharded)."""
-    for tensor in (*model.parameters(), *model.buffers()):
+def together(work: Callable[[], Found], group: dist.ProcessGroup | None = None) -> Found:
+    """Do ``work`` on every process; each returns its own result, or all raise the first error."""
+    error: Exception | None = None
+    try:
+        found = work()
+    except (ValueError, OSError) as raised:
+        error = raised
+    errors: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error, group=group)
+    for one in errors:
+        if one is not None:
+            raise one
+    return found
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give every process what rank 0 has in ``tensors``, in place."""
+    for tensor in tensors:
         dist.broadcast(tensor.detach(), 0)
 
 
-def gather_on_first(model: torch.nn.Module) -> dict[str, Any]:
-    """The whole ``state_dict`` on rank 0, one weight at a time; {} elsewhere. Collective."""
-    first, whole = dist.get_rank() == 0, {}
+def gather_on_first(model: torch.nn.Module, whole: torch.nn.Module | None) -> None:
+    """Write the ``state_dict`` of ``model`` into rank 0's ``whole``, one weight at a time.
+
+    Collective; ``whole`` is None on the others.
+    """
+    into = whole.state_dict() if whole is not None else {}
     for name, value in model.state_dict().items():
         full = value.full_tensor() if isinstance(value, DTensor) else value
-        if first:
-            whole[name] = full.cpu()
-    return whole
+        if whole is not None:
+            into[name].copy_(full)
 
 
 @contextlib.contextmanager
@@ -63,7 +85,8 @@ def losses_told(checkpoints: Path) -> Iterator[None]:
     """Inside, a lost process, and SIGTERM, raise ``PeerLostError``; SIGTERM is ignored after it."""
 
     def told(number: int, frame: object) -> None:
-        raise _lost(checkpoints, "torchrun ended this process (SIGTERM)")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _lost(checkpoints, "torchrun ended this process by SIGTERM")
 
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("a sharded run sets a signal handler: start it on the main thread")
@@ -74,15 +97,27 @@ def losses_told(checkpoints: Path) -> Iterator[None]:
         lost = isinstance(error, dist.DistBackendError) or any(w in str(error) for w in _LOST)
         if lost or isinstance(error, PeerLostError):
             after = signal.SIG_IGN  # torchrun's own word of it must not cut this one short
+            signal.signal(signal.SIGTERM, after)
         if lost:
-            raise _lost(checkpoints, "another process was lost") from error
+            late = "Timed out" in str(error)
+            how = "waited for as long as --patience says" if late else "its connections are closed"
+            raise _lost(checkpoints, how) from error
         raise
     finally:
         signal.signal(signal.SIGTERM, after)
 
 
-def _lost(checkpoints: Path, what: str) -> PeerLostError:
+def _lost(checkpoints: Path, how: str) -> PeerLostError:
+    """The error of a run that ended early, noticed by ``how``; asks who is missing."""
+    missing = silent_ranks()
+    if missing:
+        ranks = ", ".join(map(str, missing))
+        what = f"rank {ranks} was lost before the run was done: it does not answer ({how})"
+    elif missing is None:
+        what = f"another process was lost before the run was done ({how}); which, nobody can tell"
+    else:
+        what = f"the run was cut short, though all processes still answer ({how})"
     return PeerLostError(
-        f"{what} before the run was done; torchrun's report names the process that failed first. "
+        f"{what}. torchrun's report names the process that failed first. "
         f"Whole checkpoints in {checkpoints} are intact: go on with --resume"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,12 +37,14 @@ def quiet_bars() -> None:
     disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Model, tokenizer and token sequences. Raises ``ValueError`` and ``DataError``."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def prepare(config: TrainConfig, *, hollow: bool = False) -> Prepared:
+    """Model, tokenizer and token sequences. Raises ``ValueError`` and ``DataError``.
 
-    if config.out.exists() and not config.out.is_dir():
-        raise ValueError(f"out is {config.out}, which is a file; give a folder, or a new name")
+    ``hollow``: as ``read_model`` has it.
+    """
+    there = next(path for path in (config.out, *config.out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"out is {config.out}, but {there} is a file; give another folder")
     torch.manual_seed(config.seed)
     source = read_examples(config.data)
     other = read_examples(config.heldout) if config.heldout else None
@@ -51,9 +54,9 @@ def prepare(config: TrainConfig) -> Prepared:
             "language model (config.json, model.safetensors, tokenizer)"
         )
     check_plain("model", config.model)
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    tokenizer = read_tokenizer(config.model)
     dtype = "auto" if config.dtype == "auto" else getattr(torch, config.dtype)
-    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype)
+    model = read_model(config.model, dtype, hollow=hollow)
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and config.sequence > longest:
         raise ValueError(
@@ -68,6 +71,28 @@ def prepare(config: TrainConfig) -> Prepared:
     rows = len(train) + config.teacher_text  # what the teacher writes comes later
     steps = config.max_steps or max(1, math.ceil(config.epochs * rows / per_step))
     return Prepared(model, tokenizer, train, heldout, steps)
+
+
+def read_model(folder: Path, dtype: torch.dtype | str, *, hollow: bool = False) -> Any:
+    """The causal language model in ``folder``; ``hollow``: on the meta device, nothing is read."""
+    from transformers import AutoModelForCausalLM
+
+    where = "meta" if hollow else None
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=where)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer in ``folder``. ``ValueError`` if transformers finds none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # of a damaged file tokenizers raises Exception itself
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{folder} holds no tokenizer that transformers reads ({why}); copy the model's "
+            "tokenizer.json and tokenizer_config.json there"
+        ) from error
 
 
 def split(source: list[Example] | str, share: float) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,25 @@ from edkm.annealing import Schedule
 from edkm.evaluate import collate
 from edkm.saved import ShardedSaves, offload
 from edkm.train import job
-from edkm.train.checkpoint import latest, step_of
+from edkm.train.checkpoint import go_on_from, step_of
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
 from edkm.train.fsdp import make_optimizer, shard
 from edkm.train.listeners import Listeners
 from edkm.train.loss import label_count, step_loss
 from edkm.train.measure import Measure
-from edkm.train.peers import copy_from_first, gather_on_first, losses_told, on_first
-from edkm.train.prepare import prepare, quiet_bars
-from edkm.train.sharded_state import bytes_held, load_state, save_state
-from edkm.train.start import find_allocation, make_plan, make_teacher, start
+from edkm.train.order import learning_rate, step_rows
+from edkm.train.peers import gather_on_first, losses_told, on_first, together
+from edkm.train.prepare import Prepared, prepare, quiet_bars, read_model
+from edkm.train.sharded_state import bytes_held, load_state, peak_resident, save_state
+from edkm.train.start import find_allocation, find_teacher, fixed, make_plan, start
 from edkm.train.teacher import next_pass
 from edkm.train.traffic import Traffic
 
-# How long a process waits for rank 0, which may measure and compensate for long before the first
-# step. A process that is gone is noticed at once, by its connection and by torchrun.
-_PATIENCE = timedelta(hours=4)
+# How long a process waits where one may work alone for long: rank 0 before the first step (it
+# measures and compensates) and after the last, and any at its disk. In a step it is ``patience``.
+# A process that is gone is noticed at once, by its connection and by torchrun.
+_ALONE = timedelta(hours=4)
 
 
 def run_sharded(
@@ -70,20 +73,27 @@ def run_sharded(
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"  # numbers and what is not yet sharded are the CPU's
     with losses_told(config.checkpoints):
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=timedelta(minutes=config.patience))
+        alone = dist.new_group(timeout=_ALONE, backend="gloo")
         heard = say if dist.get_rank() == 0 else lambda text: None
         try:
-            while (tuning := on_first(lambda: next_pass(config))) is not None:
+            while (tuning := on_first(lambda: next_pass(config), alone)) is not None:
                 heard(f"tuning a dense teacher: {tuning.out.name}")
-                _Sharded(tuning, (), lambda text: None).go(resume=True)
-            return _Sharded(config, callbacks, heard).go(resume)
+                _Sharded(tuning, (), lambda text: None, alone).go(resume=True)
+            return _Sharded(config, callbacks, heard, alone).go(resume)
         finally:
             dist.destroy_process_group()
 
 
 class _Sharded:
-    def __init__(self, config: TrainConfig, callbacks: Sequence[Any], say: job.Say) -> None:
-        self.config, self.say = config, say
+    def __init__(
+        self,
+        config: TrainConfig,
+        callbacks: Sequence[Any],
+        say: job.Say,
+        alone: dist.ProcessGroup | None,
+    ) -> None:
+        self.config, self.say, self.alone = config, say, alone
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         if config.batch_size % self.world:
             raise ValueError(
@@ -91,9 +101,11 @@ class _Sharded:
                 "evenly; give a multiple of the number of processes"
             )
         quiet_bars()
-        self.ready = prepare(config)
+        self.hollow = self.rank > 0  # rank 0 alone reads weights
+        self.ready = together(lambda: prepare(config, hollow=self.hollow), alone)
         self.measure = Measure(self.ready, config)
-        self.teacher = make_teacher(config, self.ready.model)
+        self.taught_by = together(lambda: find_teacher(config, self.ready.model), alone)
+        self.teacher: Any = None
         self.hears = Listeners(config, self.ready, callbacks)
         self.received = 0  # bytes, in the first step
         self.saving: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
@@ -101,17 +113,18 @@ class _Sharded:
 
     def go(self, resume: bool) -> dict[str, Any]:
         config, ready = self.config, self.ready
-        checkpoint: Path | None = on_first(lambda: self._checkpoint(resume))
+        checkpoint: Path | None = on_first(lambda: go_on_from(config, resume), self.alone)
         plan = self._plan(checkpoint is None)
         shard(ready.model, self.world)
-        if self.teacher is not None:
+        if self.taught_by is not None:  # read only now, when the model is whole nowhere
+            self.teacher = together(self._read_teacher, self.alone)
             shard(self.teacher, self.world, reshard=True)
         self._save_as_asked()
         optimizer = make_optimizer(config, ready.model)
         first = 0
         if checkpoint is not None:
             first = step_of(checkpoint)
-            load_state(ready.model, optimizer, checkpoint)
+            load_state(ready.model, optimizer, checkpoint, self.alone)
         self.say(f"tuning for {ready.steps} steps on {self.world} processes")
         begun = time.perf_counter()
         self.hears.begin(first)
@@ -129,27 +142,26 @@ class _Sharded:
         self.hears.end()
         seconds = time.perf_counter() - begun
         held = bytes_held(ready.model, optimizer)
+        del optimizer
+        self.teacher = None
         return self._finish(history, seconds, held)
-
-    def _checkpoint(self, resume: bool) -> Path | None:
-        """What to go on from. Rank 0's work: it tidies up."""
-        folder = self.config.checkpoints
-        if not resume and folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"{folder} holds checkpoints; go on with --resume")
-        return latest(folder, self.config.fingerprint()) if resume else None
 
     def _plan(self, begins: bool) -> Schedule | None:
         """The clustering, begun by rank 0 for all unless a checkpoint has what it begins with."""
         config, ready = self.config, self.ready
         if begins:
-            on_first(lambda: self.measure.add("dense", "dense", None))
+            on_first(lambda: self.measure.add("dense", "dense", None), self.alone)
         if config.allocate and not config.plain:
-            on_first(lambda: find_allocation(config, ready) and None)  # and keeps it for all
+            # and keeps it for all
+            on_first(lambda: find_allocation(config, ready) and None, self.alone)
         plan = make_plan(config, ready)
         if plan is not None and begins:
-            on_first(lambda: start(config, ready, plan, self.measure))
-            copy_from_first(ready.model)
+            on_first(lambda: start(config, ready, plan, self.measure), self.alone)
         return plan
+
+    def _read_teacher(self) -> Any:
+        assert self.taught_by is not None
+        return fixed(read_model(self.taught_by, self.ready.model.dtype, hollow=self.hollow))
 
     def _save_as_asked(self) -> None:
         """Who takes charge of what autograd saves."""
@@ -191,7 +203,7 @@ class _Sharded:
         optimizer.zero_grad()
         done = step + 1
         if done % config.save_every == 0 or done == self.ready.steps:
-            save_state(model, optimizer, config, done)
+            save_state(model, optimizer, config, done, self.alone)
         return {"step": done, "loss": loss_now}
 
     def _loss(self, batch: dict[str, Tensor], count: Tensor) -> Tensor:
@@ -207,32 +219,41 @@ class _Sharded:
 
     def _finish(self, history: list[dict[str, float]], seconds: float, held: int) -> dict[str, Any]:
         """Gather the model on rank 0, measure it and write it."""
-        state = gather_on_first(self.ready.model)
+        whole, plan = together(lambda: (None, None) if self.rank else self._whole(), self.alone)
+        gather_on_first(self.ready.model, whole)
+        peaks = [0] * self.world
+        dist.all_gather_object(peaks, peak_resident())
         sizes = torch.tensor([held, self.shared.ledger.host_peak_bytes if self.shared else 0])
-        most, whole = sizes.clone(), _total(sizes)
+        most, added = sizes.clone(), _total(sizes)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         files: dict[str, Any] = {
             "processes": self.world,
             "state_bytes_per_rank_max": int(most[0]),
             "received_bytes_per_step": self.received,
+            "peak_resident_bytes_per_rank": peaks,
         }
         if self.shared is not None:
-            files["shared_saved_bytes"] = int(whole[1])
+            files["shared_saved_bytes"] = int(added[1])
             files["shared_saved_bytes_per_rank_max"] = int(most[1])
-        metrics = on_first(lambda: self._write(state, files, seconds, history))
+        ready = replace(self.ready, model=whole)
+        metrics = on_first(lambda: self._write(ready, plan, files, seconds, history), self.alone)
         return metrics if self.rank == 0 else {}
+
+    def _whole(self) -> tuple[Any, Schedule | None]:
+        """A model for the weights of all processes, clustered as theirs."""
+        model = read_model(self.config.model, self.ready.model.dtype)
+        return model, make_plan(self.config, replace(self.ready, model=model))
 
     def _write(
         self,
-        state: dict[str, Any],
+        ready: Prepared,
+        plan: Schedule | None,
         files: dict[str, Any],
         seconds: float,
         history: list[dict[str, float]],
     ) -> dict[str, Any]:
-        """The artefact of a whole model with ``state``, and the metrics."""
-        config, ready = self.config, prepare(self.config)
-        plan = make_plan(config, ready)
-        ready.model.load_state_dict(state)
+        """The artefact of the whole model, and the metrics."""
+        config = self.config
         self.measure.model = ready.model
         if plan is not None:
             plan.step(ready.steps - 1)
@@ -242,28 +263,6 @@ class _Sharded:
             self.measure.add("after", "dense", None)
         written = {**job.write(config, ready, plan), **files}
         return job.write_metrics(config, ready, self.measure, plan, written, seconds, history)
-
-
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Linear warm-up, then cosine to 0, as ``transformers.Trainer`` has it."""
-    warm = min(config.warmup, steps)
-    if step < warm:
-        return config.learning_rate * step / max(1, warm)
-    progress = (step - warm) / max(1, steps - warm)
-    return config.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
-
-
-def step_rows(rows: int, step: int, config: TrainConfig) -> list[int]:
-    """Which sequences optimizer step ``step`` sees: a new order each pass, set by the seed."""
-    wanted = config.batch_size * config.accumulate
-    start = step * wanted
-    found: list[int] = []
-    while len(found) < wanted:
-        epoch, at = divmod(start + len(found), rows)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        order = torch.randperm(rows, generator=generator).tolist()
-        found += order[at : at + wanted - len(found)]
-    return found
 
 
 def _total(value: Tensor) -> Tensor:

@@ -8,18 +8,22 @@ Boundary: the loop that makes the state is ``edkm.train.sharded``.
 
 from __future__ import annotations
 
+import resource
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from edkm.train.checkpoint import disk_refusal, mark, step_of
+from edkm.export.disk import disk_refusal
+from edkm.train.checkpoint import mark, step_of
 from edkm.train.config import TrainConfig
 from edkm.train.peers import on_first
 
@@ -38,17 +42,24 @@ def state_of(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def save_state(
-    model: Any, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    step: int,
+    group: dist.ProcessGroup | None = None,
 ) -> None:
-    """Write ``checkpoint-STEP``, mark it whole, drop all but the newest ones."""
+    """Write ``checkpoint-STEP``, mark it whole, drop all but the newest ones.
+
+    Processes wait for the slowest disk as long as ``group`` lets them.
+    """
     folder = config.checkpoints / f"checkpoint-{step}"
     try:
-        save(state_of(model, optimizer), checkpoint_id=str(folder))
+        save(state_of(model, optimizer), checkpoint_id=str(folder), process_group=group)
     except CheckpointException as error:  # every process's, whichever failed
         causes = [cause for cause, _ in error.failures.values()]
         refused = next(filter(None, map(disk_refusal, causes)), None)
         raise refused or RuntimeError(str(error)) from error
-    on_first(lambda: _count(config, folder))
+    on_first(lambda: _count(config, folder), group)
 
 
 def _count(config: TrainConfig, folder: Path) -> None:
@@ -58,13 +69,24 @@ def _count(config: TrainConfig, folder: Path) -> None:
         shutil.rmtree(old)
 
 
-def load_state(model: Any, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def load_state(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    group: dist.ProcessGroup | None = None,
+) -> None:
     """Read what any number of processes wrote."""
     state = state_of(model, optimizer)
-    load(state, checkpoint_id=str(folder))
+    load(state, checkpoint_id=str(folder), process_group=group)
     for module in model.modules():  # codebooks remember their temperature
         if hasattr(module, "_known_tau"):
             module._known_tau = None
+
+
+def peak_resident() -> int:
+    """The most bytes that were resident of this process, code and files it has mapped included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def bytes_held(model: Any, optimizer: torch.optim.Optimizer) -> int:

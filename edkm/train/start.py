@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 from edkm.allocation import Allocation, allocate
@@ -17,11 +18,11 @@ from edkm.clustering import cluster
 from edkm.compensate import compensate
 from edkm.dkm import DKMConfig
 from edkm.evaluate import collate
+from edkm.export.disk import write_whole
 from edkm.export.kind import check_plain
-from edkm.train.checkpoint import write_whole
 from edkm.train.config import TrainConfig
 from edkm.train.measure import Measure
-from edkm.train.prepare import Prepared
+from edkm.train.prepare import Prepared, read_model
 from edkm.train.teacher import teacher_folder
 
 ALLOCATION = "allocation.json"
@@ -39,7 +40,7 @@ def make_plan(config: TrainConfig, ready: Prepared) -> Schedule | None:
         include=config.include,
         exclude=config.exclude,
         per_module=given.per_module if given else None,
-        config=DKMConfig(iterations=config.iterations, seed=config.seed),
+        config=DKMConfig(iterations=config.iterations, seed=config.seed, form=config.form),
         importance=config.compensate > 0,
         row_scale=config.row_scale,
         group_size=config.group_size,
@@ -106,23 +107,37 @@ def kept_allocation(config: TrainConfig) -> Allocation | None:
     return Allocation.from_json(read["allocation"]) if same else None
 
 
-def make_teacher(config: TrainConfig, model: Any) -> Any:
-    """The dense teacher, fixed; None without distillation."""
+def find_teacher(config: TrainConfig, model: Any) -> Path | None:
+    """Folder of the dense teacher of ``model``; None without distillation.
+
+    ``ValueError`` if it cannot teach.
+    """
+    from transformers import AutoConfig
+
     if config.distill == 0:
         return None
-    folder = config.teacher
+    folder = config.teacher or config.model
     if config.own_teacher is not None:
         folder = teacher_folder(config)
-    if folder is None:
-        teacher = copy.deepcopy(model)
-    else:
-        from transformers import AutoModelForCausalLM
-
-        check_plain("teacher", folder)
-        teacher = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
-    if teacher.config.vocab_size != model.config.vocab_size:
+    check_plain("teacher", folder)
+    known = AutoConfig.from_pretrained(folder).vocab_size
+    if known != model.config.vocab_size:
         raise ValueError(
-            f"the teacher's vocabulary has {teacher.config.vocab_size} tokens, the model's "
-            f"{model.config.vocab_size}; a teacher must share the model's tokenizer"
+            f"the teacher's vocabulary has {known} tokens, the model's {model.config.vocab_size}; "
+            "a teacher must share the model's tokenizer"
         )
+    return folder
+
+
+def make_teacher(config: TrainConfig, model: Any) -> Any:
+    """The dense teacher, fixed; ``model``, not tuned yet, may be it. None without distillation."""
+    folder = find_teacher(config, model)
+    if folder is None:
+        return None
+    return fixed(
+        copy.deepcopy(model) if folder == config.model else read_model(folder, model.dtype)
+    )
+
+
+def fixed(teacher: Any) -> Any:
     return teacher.eval().requires_grad_(False)

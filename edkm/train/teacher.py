@@ -22,7 +22,7 @@ from edkm.train.config import TrainConfig
 _SHARED = (
     "data", "heldout_share", "batch_size", "accumulate", "sequence", "packing", "weight_decay",
     "beta1", "beta2", "clip", "warmup", "dtype", "save_every", "log_every", "eval_batch",
-    "tensorboard", "offload", "fsdp",
+    "tensorboard", "offload", "fsdp", "patience",
 )  # fmt: skip
 
 
@@ -60,5 +60,5 @@ def _walk(config: TrainConfig) -> tuple[Path, TrainConfig | None]:
         found = json.loads(metrics.read_text(encoding="utf-8"))["perplexity"]
         if not found["after"] < found["dense"]:
             break
-        best = tuning.out / "model"
+        best = tuning.model_folder
     return best, None

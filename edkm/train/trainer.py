@@ -20,8 +20,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from edkm.annealing import Schedule
 from edkm.evaluate import collate
+from edkm.export.disk import disk_told
 from edkm.saved import offload
-from edkm.train.checkpoint import disk_told, mark
+from edkm.train.checkpoint import mark
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
 from edkm.train.loss import step_loss

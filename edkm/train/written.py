@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edkm.train.checkpoint import disk_told
+from edkm.export.disk import disk_told
 from edkm.train.config import TrainConfig
 from edkm.train.data import IGNORE, Sequence
 

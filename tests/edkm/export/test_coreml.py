@@ -62,9 +62,17 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
 
     out = tmp_path / "m.mlpackage"
     assert command("--coreml", str(out), "--length", "8").exit_code == 0  # type: ignore
+    again = command("--coreml", str(out), "--length", "9", "--force")
+    assert again.exit_code == 0  # type: ignore
     assert sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) > 8000
     assert command("--dense", str(tmp_path / "plain")).exit_code == 0  # type: ignore
-    for options, words in [((), "nothing to write"), (("--coreml", "x", "--length", "65"), "64")]:
+    new = str(tmp_path / "new.mlpackage")
+    for options, words in [
+        ((), "nothing to write"),
+        (("--coreml", new, "--length", "65"), "64"),
+        (("--coreml", "new"), "NAME.mlpackage"),
+        (("--coreml", str(out)), "holds a model already"),
+    ]:
         bad = command(*options)
         assert bad.exit_code == 2 and words in bad.stderr  # type: ignore
 

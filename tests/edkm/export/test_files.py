@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import edkm
 from edkm.export import bake, load, read_palettes, save, size_bound
+from edkm.export.__main__ import app
 from edkm.export.kind import check_plain, is_palettized
 
 transformers = pytest.importorskip("transformers")
 
+from tests.edkm.train.disk import limit  # noqa: E402
 from tests.tiny_llama import tiny_llama  # noqa: E402  (needs transformers)
 
 IDS = torch.tensor([[1, 5, 9, 33, 60]])
@@ -207,3 +211,37 @@ def test_nothing_but_a_model_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the palettized folder itself"):
         bake(packed, packed)
     assert notes.read_text() == "mine" and is_palettized(packed)
+
+
+def test_another_model_is_replaced_by_force_alone(tmp_path: Path) -> None:
+    model = tiny_llama()
+    model.save_pretrained(tmp_path / "plain")
+    kept = (tmp_path / "plain" / "model.safetensors").read_bytes()
+    edkm.cluster(model)
+    packed, plain = save(model, tmp_path / "m"), tmp_path / "plain"
+    with pytest.raises(ValueError, match=r"plain holds a model already.*--force"):
+        save(model, plain)
+    done = CliRunner().invoke(app, [str(packed), "--dense", str(plain)])
+    assert done.exit_code == 2 and "holds a model already" in done.stderr
+    assert (plain / "model.safetensors").read_bytes() == kept
+    link = tmp_path / "link"
+    link.symlink_to(plain)
+    assert CliRunner().invoke(app, [str(packed), "--dense", str(link), "--force"]).exit_code == 0
+    assert (plain / "model.safetensors").read_bytes() != kept and link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "m", "plain"]
+
+
+def test_a_disk_that_fills_leaves_the_earlier_model(tmp_path: Path) -> None:
+    earlier, later = tiny_llama(), tiny_llama(seed=1)
+    for model in (earlier, later):
+        edkm.cluster(model)
+    path = save(earlier, tmp_path / "m") / "model.safetensors"
+    held = path.read_bytes()
+    limit(len(held) // 2)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(later, tmp_path / "m")
+    finally:
+        limit(resource.RLIM_INFINITY)
+    assert path.read_bytes() == held
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,11 +22,10 @@ import edkm
 from edkm.export import read_palettes
 from edkm.train import DataError, DivergedError, TrainConfig, run
 from edkm.train.__main__ import _plugin, app
-from edkm.train.checkpoint import MARKER, disk_told, latest
+from edkm.train.checkpoint import latest
 
 transformers = pytest.importorskip("transformers")
 from edkm.train.trainer import arguments  # noqa: E402  (needs transformers)
-from tests.edkm.train.disk import ROOM, limit  # noqa: E402
 
 
 def settings(tiny: Path, alpaca: Path, out: Path, **more: Any) -> TrainConfig:
@@ -154,36 +152,6 @@ def test_nan_stops_and_keeps_the_last_checkpoint(tiny: Path, alpaca: Path, tmp_p
     assert all(bool(t.isfinite().all()) for t in state.values() if t.is_floating_point())
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(
-    tiny: Path, alpaca: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    paths = ["--model", str(tiny), "--data", str(alpaca), "--out", str(out)]
-    small = ["--sequence", "128", "--batch-size", "2", "--max-steps", "6", "--save-every", "2"]
-    full = ["--callback", "tests.edkm.train.disk:FullAfterThree"]
-    try:
-        done = CliRunner().invoke(app, [*paths, *small, *full])
-    finally:
-        limit(resource.RLIM_INFINITY)
-    assert done.exit_code == 4 and "File too large" in done.stderr, done.output
-    assert "checkpoints in" in done.stderr and "Traceback" not in done.stderr
-    assert (out / "checkpoints" / "checkpoint-2" / MARKER).is_file()
-    assert not (out / "checkpoints" / "checkpoint-4" / MARKER).exists()
-    again = CliRunner().invoke(app, [*paths, *small, "--resume"])
-    assert again.exit_code == 0, again.output
-
-
-def test_what_torch_raises_for_a_full_disk_is_told_as_the_disks(tmp_path: Path) -> None:
-    limit(ROOM)
-    try:
-        with pytest.raises(OSError, match="full disk"), disk_told():
-            torch.save(torch.zeros(ROOM), tmp_path / "optimizer.pt")
-    finally:
-        limit(resource.RLIM_INFINITY)
-    with pytest.raises(RuntimeError, match="other"), disk_told():
-        raise RuntimeError("something other")
-
-
 def test_a_plain_run_is_the_baseline(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
     metrics = run(settings(tiny, alpaca, tmp_path / "out", plain=True, max_steps=2))
     assert set(metrics["perplexity"]) == {"dense", "after"}
@@ -227,8 +195,20 @@ def test_refusals(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
         run(settings(tiny, tmp_path / "none.json", tmp_path / "o"))
     with pytest.raises(ValueError, match=r"holds no model \(config.json\)"):
         run(settings(tmp_path, alpaca, tmp_path / "o"))
-    with pytest.raises(ValueError, match="which is a file"):
-        run(settings(tiny, alpaca, alpaca))
+    for out in (alpaca, alpaca / "below"):
+        with pytest.raises(ValueError, match="is a file; give another folder"):
+            run(settings(tiny, alpaca, out))
+    with pytest.raises(DataError, match="is a folder"):
+        run(settings(tiny, tmp_path, tmp_path / "o"))
+    for name, text, words in (
+        ("config.json", "{", "config.json is not JSON"),
+        ("tokenizer.json", "[]", "holds no tokenizer that transformers reads"),
+    ):
+        damaged = tmp_path / name / "model"
+        shutil.copytree(tiny, damaged)
+        (damaged / name).write_text(text)
+        with pytest.raises(ValueError, match=words):
+            run(settings(damaged, alpaca, tmp_path / "o"))
     with pytest.raises(ValueError, match="bits"):
         settings(tiny, alpaca, tmp_path / "o", bits=9)
     with pytest.raises(ValueError, match="learning_rate is nan"):
@@ -259,6 +239,7 @@ def test_the_command(tiny: Path, alpaca: Path, tmp_path: Path) -> None:
         (["--data", str(alpaca), "--preset", "mine"], "preset"),
         (["--data", str(alpaca), "--callback", "nowhere:Thing"], "nowhere"),
         (["--data", str(alpaca), "--fsdp"], "torchrun"),
+        (["--data", str(alpaca), "--form", "dense", "--row-scale"], "no row_scale"),
     ]:
         bad = command(*options)
         assert bad.exit_code == 2 and words in bad.stderr, bad.output
@@ -281,6 +262,9 @@ def test_bits_are_spread_within_the_uniform_bytes_and_shown(
     assert teacher["config"]["plain"] and teacher["config"]["epochs"] == 1.0
     assert teacher["perplexity"]["after"] != teacher["perplexity"]["dense"]
     shutil.rmtree(tmp_path / "out" / "checkpoints")
+    again = CliRunner().invoke(app, [*paths, *small])
+    assert again.exit_code == 2 and "model holds a model of an earlier run" in again.stderr
+    shutil.rmtree(tmp_path / "out" / "model")
     other = CliRunner().invoke(app, [*paths, *small, "--preset", "quality", "--teacher-rate", "1"])
     assert other.exit_code == 2 and "other settings" in other.stderr, other.output
 

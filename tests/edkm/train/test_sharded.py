@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ import edkm.train.__main__ as command
 from edkm.export import read_palettes
 from edkm.train import PeerLostError, TrainConfig
 from edkm.train.checkpoint import MARKER, latest
-from edkm.train.sharded import learning_rate, run_sharded, step_rows
+from edkm.train.config import with_preset
+from edkm.train.order import learning_rate, step_rows
+from edkm.train.sharded import run_sharded
 
 transformers = pytest.importorskip("transformers")
 from tests.edkm.train.disk import FullAfterThree  # noqa: E402
 from tests.processes import as_by_torchrun  # noqa: E402
+from tests.tiny_llama import tiny_llama  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -40,12 +44,14 @@ def Callback():
 Runs = dict[int, tuple[Path, dict[str, Any]]]
 
 
-def settings(tiny: Path, alpaca: Path, out: Path, **more: Any) -> TrainConfig:
+def settings(
+    tiny: Path, alpaca: Path, out: Path, preset: str = "default", **more: Any
+) -> TrainConfig:
     base: dict[str, Any] = {
         **{"max_steps": 4, "batch_size": 4, "accumulate": 2, "sequence": 128, "save_every": 2},
         **{"learning_rate": 1e-3, "fsdp": True},
     }
-    return TrainConfig(model=tiny, data=alpaca, out=out, **{**base, **more})
+    return with_preset(preset, {"model": tiny, "data": alpaca, "out": out, **base, **more})
 
 
 def train(config: TrainConfig, resume: bool = False) -> dict[str, Any]:
@@ -166,26 +172,38 @@ def test_what_some_processes_wrote_others_go_on_with(
 
 
 STARTS: dict[str, dict[str, Any]] = {
-    "bits by sensitivity, a teacher tuned first, as in the quality preset": {
-        **{"allocate": 2, "compensate": 4, "distill": 0.9, "teacher_epochs": 0.5},
+    "bits by sensitivity, scales, a teacher tuned first": {
+        **{"allocate": 2, "compensate": 4, "teacher_epochs": 0.5},
         **{"embedding_bits": 5, "row_scale": True},
     },
-    "groups of rows, a teacher that is the model": {
-        **{"group_size": 8, "compensate": 4, "distill": 0.5, "bits": 2, "dtype": "bfloat16"},
-        **{"straight": 0.5},
+    "uniform bits, groups of rows with scales, a teacher from a folder": {
+        **{"allocate": 0, "compensate": 4, "group_size": 8, "row_scale": True, "bits": 2},
+        **{"dtype": "bfloat16", "straight": 0.5},
     },
 }
 
 
+@pytest.fixture(scope="module")
+def taught(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model than ``tiny`` with its vocabulary."""
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    shutil.copytree(tiny, folder)
+    tiny_llama(seed=1, max_position_embeddings=128).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("name", STARTS)
 def test_every_way_to_start_is_as_on_one_process(
-    tiny: Path, alpaca: Path, tmp_path: Path, name: str
+    tiny: Path, alpaca: Path, taught: Path, tmp_path: Path, name: str
 ) -> None:
+    more = {**STARTS[name], "preset": "quality", "max_steps": 2}
+    if "folder" in name:
+        more["teacher"] = taught
     found = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
-        config = settings(tiny, alpaca, folder / "out", **STARTS[name], max_steps=2)
+        config = settings(tiny, alpaca, folder / "out", **more)
         found[processes] = launch(config, processes, folder)
     assert found[1]["allocation"] == found[2]["allocation"]
     tolerance = 2e-2 if "dtype" in STARTS[name] else 1e-4  # gradients are summed in the dtype
@@ -214,11 +232,40 @@ def test_when_one_is_killed_the_others_end_and_say_so(
     with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
         as_by_torchrun(killed, 2, tmp_path, config)
     said = json.loads((tmp_path / "rank0.json").read_text())
-    assert "before the run was done" in said and "go on with --resume" in said
+    assert said.startswith("rank 1 was lost") and "go on with --resume" in said
     newest = latest(config.checkpoints, config.fingerprint())
     assert newest is not None and newest.name == "checkpoint-2"
     again = launch(config, 2, tmp_path, resume=True)
     assert again["perplexity"] == runs[2][1]["perplexity"]
+
+
+class Hang(transformers.TrainerCallback):  # type: ignore[misc,name-defined]
+    """Rank 1 does not get on with step 4 until a file is there."""
+
+    def __init__(self, until: Path) -> None:
+        self.until = until
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        while state.global_step == 3 and args.process_index == 1 and not self.until.exists():
+            time.sleep(0.1)
+
+
+def hung(config: TrainConfig) -> str:
+    gone = config.out / "gone"
+    with pytest.raises(PeerLostError) as raised:
+        run_sharded(config, callbacks=[Hang(gone)])
+    gone.touch()
+    return str(raised.value)
+
+
+def test_a_process_that_hangs_is_named_and_not_waited_for(
+    tiny: Path, alpaca: Path, tmp_path: Path
+) -> None:
+    config = settings(tiny, alpaca, tmp_path / "out", patience=0.2)
+    said, _ = as_by_torchrun(hung, 2, tmp_path, config)
+    assert said.startswith("rank 1 was lost") and "waited for as long as --patience says" in said
+    newest = latest(config.checkpoints, config.fingerprint())
+    assert newest is not None and newest.name == "checkpoint-2"
 
 
 def disk_full(config: TrainConfig) -> str:
