@@ -10,9 +10,7 @@ Source: the marshaling of eDKM (arXiv 2309.00964) sec. 2.1, for any program.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Collection, Sequence
-from types import TracebackType
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,39 +68,21 @@ class Offload(SavedTensorPolicy):
         self._planner = Planner(budget)
         self._few_values = uniquify
         self._narrow = "upcast" in rebuild
-        self._local = threading.local()  # each thread enters and leaves by itself
-
-    @property
-    def _contexts(self) -> list[contextlib.AbstractContextManager[None]]:
-        """This thread's, innermost last."""
-        found: list[contextlib.AbstractContextManager[None]]
-        found = self._local.__dict__.setdefault("contexts", [])
-        return found
 
     @property
     def planner(self) -> Planner:
         """What the budgets led to, from the second step on."""
         return self._planner
 
-    def __enter__(self) -> Offload:
+    @contextlib.contextmanager
+    def _around(self) -> Iterator[None]:
         self._residents.refresh()
-        followed = self._names.followed()
-        followed.__enter__()
-        self._contexts.append(followed)
-        if len(self._contexts) == 1:
-            self._planner.begin()
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._contexts.pop().__exit__(None, None, None)
-        if not self._contexts and kind is None:
+        outermost = not self._entered
+        with self._names.followed():
+            if outermost:
+                self._planner.begin()
+            yield
+        if outermost:
             self._planner.end()
 
     def pack(self, tensor: Tensor) -> SavedHandle:

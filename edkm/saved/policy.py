@@ -14,7 +14,7 @@ import itertools
 import threading
 from collections.abc import Collection
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from edkm.saved.replay import KINDS
 from edkm.saved.shard import Learners, SimulatedLearners
 from edkm.saved.transport import Transport
 from edkm.saved.uniquify import Uniquifier
+
+Policy = TypeVar("Policy", bound="SavedTensorPolicy")
 
 
 class SavedTensorPolicy(contextlib.AbstractContextManager["SavedTensorPolicy"]):
@@ -99,13 +101,25 @@ class SavedTensorPolicy(contextlib.AbstractContextManager["SavedTensorPolicy"]):
         self._skip_parameters = skip_parameters
         self._serials = itertools.count()
         self._packing = threading.RLock()  # forwards on several threads may share the policy
-        self._entered: list[torch.autograd.graph.saved_tensors_hooks] = []
+        self._local = threading.local()  # each thread enters and leaves by itself
         self.name = switch_name(marshal, uniquify, self._learners.count > 1)
 
-    def __enter__(self) -> SavedTensorPolicy:
-        hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack)
-        hooks.__enter__()
-        self._entered.append(hooks)
+    @property
+    def _entered(self) -> list[contextlib.ExitStack]:
+        """This thread's entries, innermost last."""
+        found: list[contextlib.ExitStack] = self._local.__dict__.setdefault("entered", [])
+        return found
+
+    def _around(self) -> contextlib.AbstractContextManager[object]:
+        """What each entry is in besides the hooks; it may add to this method."""
+        return contextlib.nullcontext()
+
+    def __enter__(self: Policy) -> Policy:
+        with contextlib.ExitStack() as entered:
+            entered.enter_context(self._around())
+            # innermost: only those hooks run
+            entered.enter_context(torch.autograd.graph.saved_tensors_hooks(self.pack, self.unpack))
+            self._entered.append(entered.pop_all())
         return self
 
     def __exit__(

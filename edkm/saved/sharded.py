@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from types import TracebackType
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -73,30 +73,16 @@ class ShardedSaves(SavedTensorPolicy):
         self._residents = Residents(module)
         self._alike: dict[Save, bool] = {}  # as first seen
         self._numbers: Counter[Kind] = Counter()
-        self._inside: list[contextlib.ExitStack] = []
 
-    def __enter__(self) -> ShardedSaves:
-        if not self._inside:
+    @contextlib.contextmanager
+    def _around(self) -> Iterator[None]:
+        if not self._entered:
             self._numbers.clear()
             # anew: FSDP2 writes a storage's next weights behind its version counter's back
             self._uniquifier = Uniquifier() if self._uniquify else None
         self._residents.refresh()
-        with contextlib.ExitStack() as entered:
-            if self._rest is not None:
-                entered.enter_context(self._rest)  # outside: only the innermost hooks run
-            entered.enter_context(self._names.followed())
-            self._inside.append(entered.pop_all())
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._inside.pop().__exit__(kind, error, trace)
+        with self._rest or contextlib.nullcontext(), self._names.followed():
+            yield
 
     def _takes(self, tensor: Tensor) -> bool:
         return super()._takes(tensor) and not self._residents.holds(tensor)
