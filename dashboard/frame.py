@@ -7,7 +7,7 @@ Boundary: no figures. Which run is open, not what is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,9 +116,17 @@ def pick_step() -> None:
     if len(numbers) > 1:
         words = {each.step: _step_words(each) for each in steps}
         st.sidebar.selectbox(
-            "Step", numbers, index=len(numbers) - 1, key="step", bind="query-params",
+            "Step", numbers, index=steps.index(usual(steps)), key="step", bind="query-params",
             format_func=lambda number: words.get(number, str(number)),
         )  # fmt: skip
+
+
+def usual(steps: Sequence[RecordedStep]) -> RecordedStep:
+    """The step to begin with: the last, but the first of an ablation, whose steps have names.
+
+    Training has settled by its last step; an ablation begins with what nothing was done about.
+    """
+    return steps[0] if steps[0].name else steps[-1]
 
 
 def chosen_run() -> str | None:
@@ -151,7 +159,7 @@ def look(needs: Needs) -> View | str:
 
 
 def look_at(name: str, needs: Needs, step: int | None) -> View | str:
-    """A run and one of its steps (the last where it has no such step), or why it has nothing."""
+    """A run and one of its steps (the usual one where it has no such step), or why it has none."""
     try:
         opened = open_run(folder().path(name))
         held = opened.ask(contents)
@@ -161,8 +169,8 @@ def look_at(name: str, needs: Needs, step: int | None) -> View | str:
         waiting = "" if opened.closed else " The run is not closed: it may still be going on."
         note = f" About this run: {literal(opened.note)}." if opened.note else ""
         return _MISSING[needs] + waiting + note
-    last = held.steps[-1] if held.steps else RecordedStep(step=0)
-    found = next((each for each in held.steps if each.step == step), last)
+    first = usual(held.steps) if held.steps else RecordedStep(step=0)
+    found = next((each for each in held.steps if each.step == step), first)
     return View(opened, held, found.step, found.name)
 
 

@@ -2,7 +2,7 @@
 
 Contract: a row is named ``[tuned+]METHOD[@EMBEDDING_BITS]``; ``split`` takes any such name apart,
 ``title`` says it to readers. One colour a method, told apart also without red and green (Okabe and
-Ito); both forms of eDKM are of one colour.
+Ito); the forms of eDKM are of one colour.
 Boundary: names only, cheap to import; which methods can be run is ``edkm.baselines``' to say.
 """
 
@@ -13,11 +13,13 @@ TITLES = {
     "dense": "dense, tuned", "rtn": "RTN", "smoothquant": "SmoothQuant (weights)", "gptq": "GPTQ",
     "awq": "AWQ", "llm-qat": "LLM-QAT (weights)", "kmeans": "k-means", "dkm": "DKM (coremltools)",
     "edkm": "eDKM", "edkm-allocated": "eDKM (allocated)",
+    "edkm-chosen": "eDKM (allocated, chosen)",
 }  # fmt: skip
+ALLOCATED = ("edkm-allocated", "edkm-chosen")  # their bits are those whose bytes they may fill
 COLOURS = {
     "rtn": "#999999", "smoothquant": "#b8a200", "gptq": "#0072b2", "awq": "#56b4e9",
     "llm-qat": "#009e73", "kmeans": "#e69f00", "dkm": "#cc79a7", "edkm": "#d55e00",
-    "edkm-allocated": "#d55e00",
+    "edkm-allocated": "#d55e00", "edkm-chosen": "#d55e00",
 }  # fmt: skip
 
 
@@ -40,4 +42,4 @@ def bits_text(name: str, bits: int | float | None) -> str:
     """The bits of a row as a table says them: allocated bits by the bytes they take."""
     if bits is None:
         return ""
-    return f"bytes of {bits:g}" if split(name)[1] == "edkm-allocated" else f"{bits:g}"
+    return f"bytes of {bits:g}" if split(name)[1] in ALLOCATED else f"{bits:g}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.charts.causes import cause_chart, cause_records, change_name
+from dashboard.charts.causes import cause_chart, cause_name, cause_records, change_name
 from dashboard.charts.paired import paired_bins, paired_chart, paired_records
 from dashboard.frame import View, ground, look, look_at, notes
 from dashboard.panels.chart import show_chart
@@ -20,7 +20,7 @@ from dashboard.panels.download import offer_data
 from dashboard.panels.export import export_as
 from dashboard.panels.metrics import WIDTH
 from dashboard.panels.pick import pick_other
-from dashboard.tables import mib_columns, mib_value, short_op
+from dashboard.tables import counted, mib_columns, mib_value, short_op
 from dashboard.words import literal
 from profiler.analyses.diff import Diff, diff
 from profiler.analyses.timeline import Timeline, timeline
@@ -108,7 +108,7 @@ def _metrics(found: Diff) -> None:
     with st.container(horizontal=True):
         for label, name, words in figures:
             a, b = getattr(found.a, name), getattr(found.b, name)
-            change = None if a is None or b is None or a == b else f"{signed(b - a)} against A"
+            change = None if a is None or b is None or a == b else f"{signed(b - a)} to A"
             st.metric(
                 label, format_mib(b), change, delta_color="inverse", help=words, border=True,
                 width=WIDTH, height="stretch",
@@ -130,7 +130,8 @@ def _causes(found: Diff) -> None:
         alt="Signed bars of what B holds more or less than A, by cause",
     )  # fmt: skip
     offer_data("causes", partial(cause_records, found))
-    st.caption(f"{found.equal_modules} modules save the same in both.")
+    same = found.equal_modules
+    st.caption(f"{counted(same, 'module')} {'saves' if same == 1 else 'save'} the same in both.")
 
 
 def _paired(before: View, after: View) -> None:
@@ -159,7 +160,7 @@ def _table(found: Diff) -> None:
     rows = [
         {
             "where": change_name(change, 4, ": "),
-            "why": change.cause,
+            "why": cause_name(change),
             "phase": change.phase,
             "operation": short_op(change.op) if change.op else "",
             "modules": change.count,

@@ -26,7 +26,7 @@ from dashboard.tables import counted, mib_columns, mib_value
 from dashboard.views import quality_html
 from dashboard.words import literal
 from edkm.method_names import bits_text, title
-from profiler.reports.units import format_bytes, format_seconds
+from profiler.reports.units import format_mib, format_seconds
 
 TITLE = "What does compression cost?"
 # Settings in which commands that fill one table may differ: not true of all of its rows.
@@ -119,9 +119,9 @@ def _metrics(point: Point, dense: dict[str, float]) -> None:
     ]  # fmt: skip
     size, seconds, peak = (point.mean(name) for name in ("size_bytes", "seconds", "peak_bytes"))
     figures += [
-        ("On disk", format_bytes(None if size is None else round(size)), "All that is stored"),
+        ("On disk, MiB", format_mib(None if size is None else round(size)), "All that is stored"),
         ("Time, s", format_seconds(seconds), "To tune or to round, on that machine"),
-        ("Peak", format_bytes(None if peak is None else round(peak)),
+        ("Peak, MiB", format_mib(None if peak is None else round(peak)),
          "Of the process that did it, libraries included"),
     ]  # fmt: skip
     metric_grid(figures)

@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import NARROW, Layered, label_limit, top_legend
 from dashboard.tables import short_op
 from dashboard.theme import Ground, category_colour, ink
 from profiler.analyses.diff import Change, Diff
@@ -33,10 +33,15 @@ def change_name(change: Change, most: int = 1, between: str = "\n") -> str:
     return f"{where}{between}{short_op(change.op) if change.op else change.phase}"
 
 
+def cause_name(change: Change) -> str:
+    """Why, with the sides called as the page calls them."""
+    return change.cause.replace("only in a", "only in A").replace("only in b", "only in B")
+
+
 def cause_records(found: Diff) -> list[dict[str, Any]]:
     """One record per change and kind of memory, in order; the rest in one line."""
     lines = [
-        (f"{number + 1}. {change_name(change)}", f"{change.cause} ({change.phase})", [change])
+        (f"{number + 1}. {change_name(change)}", f"{cause_name(change)} ({change.phase})", [change])
         for number, change in enumerate(found.changes[:TOP])
     ]
     if rest := found.changes[TOP:]:
@@ -47,6 +52,7 @@ def cause_records(found: Diff) -> list[dict[str, Any]]:
             "why": why,
             "kind": kind,
             "mib": mib(size),
+            "size": signed(size) if size else "",
             "label": f"{signed(size)}   {why}" if size else "",
         }
         for line, why, changes in lines
@@ -65,8 +71,9 @@ def cause_chart(found: Diff, ground: Ground) -> Layered:
     domain = [min(ends) - 0.02 * span, max(ends) + 1.1 * span]  # room for the labels
     y = alt.Y(
         "line:N", sort=lines, scale=alt.Scale(domain=lines, paddingInner=0.3),
-        axis=alt.Axis(title=None, labelLimit=360, labelFontSize=12, ticks=False, domain=False,
-                      labelOverlap=False, labelExpr="split(datum.label, '\\n')", labelOffset=-8),
+        axis=alt.Axis(title=None, labelLimit=label_limit(360), labelFontSize=12, ticks=False,
+                      domain=False, labelOverlap=False, labelOffset=-8,
+                      labelExpr="split(datum.label, '\\n')"),
     )  # fmt: skip
     offset = alt.YOffset("kind:N", sort=kinds, scale=alt.Scale(domain=kinds))
     base = alt.Chart(alt.InlineData(values=records)).encode(
@@ -85,7 +92,7 @@ def cause_chart(found: Diff, ground: Ground) -> Layered:
         color=alt.Color(
             "kind:N",
             scale=alt.Scale(domain=kinds, range=[KINDS[kind][1] for kind in kinds]),
-            legend=alt.Legend(title=None, orient="top", labelFontSize=13),
+            legend=top_legend(kinds),
         )
     )
     zero = (
@@ -95,8 +102,9 @@ def cause_chart(found: Diff, ground: Ground) -> Layered:
     )
     figures = (
         alt.Chart(alt.InlineData(values=[{**r, "mib": max(r["mib"], 0.0)} for r in records]))
+        .transform_calculate(said=f"{NARROW} ? datum.size : datum.label")
         .mark_text(align="left", baseline="middle", dx=5, fontSize=12, color=ink(ground))
-        .encode(x=alt.X("mib:Q"), y=y, text=alt.Text("label:N"))
+        .encode(x=alt.X("mib:Q"), y=y, text=alt.Text("said:N"))
     )
     if len(kinds) > 1:
         bars, figures = bars.encode(yOffset=offset), figures.encode(yOffset=offset)

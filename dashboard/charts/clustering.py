@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, top_legend
 from dashboard.lessons.centroids import Clustered
 from dashboard.theme import Ground, ink, surface
 from profiler.reports.theme import BLUE, ORANGE, VERMILION
@@ -65,7 +65,7 @@ def histogram_chart(seen: Clustered, ground: Ground) -> Layered:
             color=alt.Color(
                 "of:N",
                 scale=alt.Scale(domain=list(SERIES), range=list(SERIES.values())),
-                legend=alt.Legend(title=None, orient="top", labelFontSize=13),
+                legend=top_legend(list(SERIES)),
             ),
             tooltip=[alt.Tooltip("of:N", title="which"), alt.Tooltip("count:Q")],
         )

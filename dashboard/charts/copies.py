@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered, labels
+from dashboard.charts.frame import Layered, labels, top_legend
 from dashboard.lessons.devices import Copies
 from dashboard.theme import Ground, surface
 from profiler.reports.theme import BLUE, VERMILION
@@ -72,7 +72,7 @@ def copy_chart(ways: Mapping[str, Copies], ground: Ground) -> Layered:
             x=x, x2=alt.X2("start:Q"),
             color=alt.Color(
                 "which:N", scale=alt.Scale(domain=list(ORDER), range=list(ORDER.values())),
-                legend=alt.Legend(title=None, orient="top", labelFontSize=13),
+                legend=top_legend(list(ORDER)),
             ),
             tooltip=[alt.Tooltip("storage:N"), alt.Tooltip("way:N"), alt.Tooltip("which:N")],
             **place,

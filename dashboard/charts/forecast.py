@@ -13,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import AXIS, Layered, at_y
+from dashboard.charts.frame import AXIS, NARROW, Layered, at_y, label_limit
 from dashboard.theme import Ground, category_colour, ink
 from profiler.analyses.whatif import Measured, Prediction
 from profiler.reports.units import format_mib, mib
@@ -64,8 +64,8 @@ def forecast_chart(
     )  # fmt: skip
     y = alt.Y(
         "line:N", sort=lines, scale=alt.Scale(domain=lines, paddingInner=0.25),
-        axis=alt.Axis(title=None, labelLimit=340, labelFontSize=13, ticks=False, domain=False,
-                      labelOverlap=False),
+        axis=alt.Axis(title=None, labelLimit=label_limit(340), labelFontSize=13, ticks=False,
+                      domain=False, labelOverlap=False),
     )  # fmt: skip
     bars = alt.Chart(alt.InlineData(values=records)).encode(
         x=x, y=y,
@@ -75,10 +75,13 @@ def forecast_chart(
     predicted = bars.transform_filter(alt.datum.kind == "predicted").mark_bar(
         color=colour, fillOpacity=0.25, stroke=colour, strokeWidth=1.5, strokeDash=[5, 3]
     )
-    # in a column at the right end, clear of the rule
-    figures = bars.mark_text(
-        align="right", baseline="middle", dx=-2, fontSize=12, color=ink(ground)
-    ).encode(x=alt.XDatum(most * ROOM), text=alt.Text("label:N"))
+    # in a column at the right end, clear of the rule; where it is narrow the bars alone tell a
+    # prediction from a measurement
+    figures = (
+        bars.transform_calculate(said=f"{NARROW} ? split(datum.label, ': ')[1] : datum.label")
+        .mark_text(align="right", baseline="middle", dx=-2, fontSize=12, color=ink(ground))
+        .encode(x=alt.XDatum(most * ROOM), text=alt.Text("said:N"))
+    )
     layers = [measured, predicted, figures, *_budget(budget_mib, ground)]
     return alt.layer(*layers, height=_LINE * len(lines) + AXIS)
 

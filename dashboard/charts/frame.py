@@ -16,6 +16,8 @@ from dashboard.theme import Ground, in_order, ink, row_colour
 Layered = alt.LayerChart | alt.FacetChart  # what `alt.layer` is declared to return
 
 BAND = 18  # pixels per bar
+ROOM = "(containerSize()[0] || 800)"  # Vega: pixels the page has for a chart
+NARROW = f"{ROOM} < 600"  # Vega: as on a telephone
 AXIS = 60  # pixels of the axis and its title, which the height includes
 
 
@@ -81,3 +83,16 @@ def labels(ground: Ground) -> dict[str, Any]:
 def height(rows: int, bars: int) -> int:
     """Pixels for `rows` configurations of `bars` bars each."""
     return rows * (BAND * bars + 10) + AXIS
+
+
+def top_legend(names: Sequence[str], **more: Any) -> alt.Legend:
+    """A legend above the chart, in as many columns as the page has room for."""
+    item = 30 + 6.5 * max(map(len, names), default=0)  # pixels: a symbol, a gap, 13 px letters
+    columns = alt.ExprRef(f"max(1, floor({ROOM} / {item:.0f}))")
+    settings = {"title": None, "orient": "top", "labelFontSize": 13, "labelLimit": 300}
+    return alt.Legend(columns=columns, **{**settings, **more})
+
+
+def label_limit(pixels: int) -> alt.ExprRef:
+    """So many pixels for the names at an axis, on a narrow page two fifths of it."""
+    return alt.ExprRef(f"min({pixels}, 0.4 * {ROOM})")

@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered, labels
+from dashboard.charts.frame import Layered, label_limit, labels, top_legend
 from dashboard.lessons.saves import OWNERS, Kept
 from dashboard.lessons.storages import Line
 from dashboard.theme import FADED, Ground, category_colour, ink
@@ -66,7 +66,7 @@ def kept_chart(found: Sequence[Kept], asked: str, ground: Ground) -> Layered:
                     domain=[OWNER_WORDS[name] for name in OWNERS],
                     range=[OWNER_COLOURS[name] for name in OWNERS],
                 ),
-                legend=alt.Legend(title=None, orient="top", labelFontSize=13, labelLimit=300),
+                legend=top_legend([*OWNER_WORDS.values()]),
             ),
             order=alt.Order("order:Q"),
             opacity=alt.Opacity("strength:Q", scale=None),
@@ -113,8 +113,9 @@ def line_chart(lines: Sequence[Line], ground: Ground) -> Layered:
         ),
         y=alt.Y(
             "line:N", sort=order, scale=alt.Scale(paddingInner=0.3),
-            axis=alt.Axis(title=None, labelFont="monospace", labelFontSize=13, labelLimit=320,
-                          ticks=False, domain=False, labelOverlap=False),
+            axis=alt.Axis(title=None, labelFont="monospace", labelFontSize=13,
+                          labelLimit=label_limit(320), ticks=False, domain=False,
+                          labelOverlap=False),
         ),
         yOffset=alt.YOffset("held:N", sort=list(HELD.values())),
         tooltip=[alt.Tooltip("held:N"), alt.Tooltip("label:N", title="bytes")],
@@ -125,7 +126,7 @@ def line_chart(lines: Sequence[Line], ground: Ground) -> Layered:
             scale=alt.Scale(
                 domain=list(HELD.values()), range=[category_colour("saved"), BLUE, GREEN]
             ),
-            legend=alt.Legend(title=None, orient="top", labelFontSize=13, labelLimit=300),
+            legend=top_legend([*HELD.values()]),
         )
     )
     figures = base.mark_text(align="left", dx=5, fontSize=12, color=ink(ground)).encode(

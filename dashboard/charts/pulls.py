@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, top_legend
 from dashboard.lessons.kmeans import ASKED, GROUPS, Clustered
 from dashboard.theme import Ground, ink
 from profiler.reports.theme import BLUE, GREY, ORANGE, VERMILION
@@ -72,7 +72,7 @@ def curve_chart(found: Clustered, ground: Ground) -> Layered:
             color=alt.Color(
                 "kind:N",
                 scale=alt.Scale(domain=list(CURVES), range=list(CURVES.values())),
-                legend=alt.Legend(title=None, orient="top", labelFontSize=13, labelLimit=300),
+                legend=top_legend(list(CURVES)),
             ),
             tooltip=[
                 alt.Tooltip("kind:N"),
@@ -114,7 +114,7 @@ def _colour(words: list[str]) -> alt.Color:
     return alt.Color(
         "group:N",
         scale=alt.Scale(domain=words, range=list(COLOURS.values())),
-        legend=alt.Legend(title=None, orient="top", labelFontSize=13, labelLimit=300),
+        legend=top_legend(words),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered, at_x
+from dashboard.charts.frame import Layered, at_x, top_legend
 from dashboard.quality import DENSE
 from dashboard.quality_points import Point
 from dashboard.theme import METHOD_COLOURS, Ground, ink, method_colour, paper
@@ -32,6 +32,7 @@ _SHAPES = {
     "dense": "square", "rtn": "circle", "smoothquant": "triangle-down", "gptq": "diamond",
     "awq": "triangle-up", "llm-qat": "cross", "kmeans": "triangle-right", "dkm": "triangle-left",
     "edkm": "M0,-1L.3,-.3L1,0L.3,.3L0,1L-.3,.3L-1,0L-.3,-.3Z", "edkm-allocated": _STAR,
+    "edkm-chosen": "wedge",
 }  # fmt: skip
 _ROOM = 0.2  # of the axis, left of the first point: for the names of the dense lines
 
@@ -85,34 +86,31 @@ def quality_chart(
     )
     base = alt.Chart(alt.InlineData(values=records)).encode(x=_x(records, across))
     strokes, fills, shapes = _marks(found, records, ground)
+    legend = top_legend(strokes["domain"], symbolSize=120, symbolStrokeWidth=1.8)
+    stroke = alt.Stroke("method:N", scale=strokes, legend=legend)
     lines = base.mark_line(strokeWidth=1.2, opacity=0.6).encode(
         y=y,
-        color=alt.Color("method:N", scale=strokes, legend=None),
+        stroke=stroke,
         strokeDash=alt.StrokeDash(
             "of:N", legend=None, scale=alt.Scale(domain=["given", "tuned"], range=[[1, 0], [5, 3]])
         ),
     )
-    bars = base.mark_rule(strokeWidth=1.5).encode(
-        y="lowest:Q", y2="highest:Q", color=alt.Color("method:N", scale=strokes, legend=None)
-    )
+    bars = base.mark_rule(strokeWidth=1.5).encode(y="lowest:Q", y2="highest:Q", stroke=stroke)
     return alt.layer(
-        *_levels(levels, ground), lines, bars, _points(base, y, strokes, fills, shapes), height=430
+        *_levels(levels, ground), lines, bars, _points(base, y, stroke, fills, shapes), height=430
     )
 
 
 def _points(
-    base: alt.Chart, y: alt.Y, strokes: alt.Scale, fills: alt.Scale, shapes: alt.Scale
+    base: alt.Chart, y: alt.Y, stroke: alt.Stroke, fills: alt.Scale, shapes: alt.Scale
 ) -> Any:
     pick = alt.selection_point(name=CHOSEN, fields=["point"], on="click", empty=True)
-    legend = alt.Legend(
-        title=None, orient="top", columns=3, labelFontSize=13, labelLimit=260, symbolSize=120,
-        symbolStrokeWidth=1.8,
-    )  # fmt: skip
+    legend = stroke["legend"]
     return (
         base.mark_point(size=150, strokeWidth=1.8)
         .encode(
             y=y,
-            stroke=alt.Stroke("method:N", scale=strokes, legend=legend),
+            stroke=stroke,
             fill=alt.Fill("method:N", scale=fills, legend=legend),
             shape=alt.Shape("method:N", scale=shapes, legend=legend),
             opacity=alt.condition(pick, alt.value(0.95), alt.value(0.35)),

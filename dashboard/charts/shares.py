@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, top_legend
 from dashboard.theme import CATEGORY_NAMES, Ground, category_colour
 from profiler.reports.units import format_bytes
 
@@ -53,9 +53,9 @@ def share_chart(held: Mapping[str, int], ground: Ground) -> Layered:
             domain=[r["part"] for r in records],
             range=[category_colour(r["category"]) for r in records],
         ),
-        legend=alt.Legend(
-            title=None, orient="bottom", direction="horizontal", columns=3, labelLimit=400,
-            labelFontSize=13, symbolType="square",
+        legend=top_legend(
+            [r["part"] for r in records], orient="bottom", direction="horizontal", labelLimit=400,
+            symbolType="square",
         ),
     )  # fmt: skip
     x = alt.X("start:Q", axis=None, scale=alt.Scale(domain=[0, 1]))

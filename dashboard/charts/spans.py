@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered
+from dashboard.charts.frame import Layered, label_limit, top_legend
 from dashboard.tables import shape_words, short_op
 from dashboard.theme import Ground, ink
 from profiler.analyses.duplicates import Group
@@ -55,7 +55,11 @@ def span_chart(group: Group, ground: Ground) -> Layered:
             "line:N",
             sort=alt.EncodingSortField("order"),
             axis=alt.Axis(
-                title=None, labelLimit=300, ticks=False, domain=False, labelOverlap=False
+                title=None,
+                labelLimit=label_limit(300),
+                ticks=False,
+                domain=False,
+                labelOverlap=False,
             ),
         ),
         tooltip=[
@@ -70,7 +74,7 @@ def span_chart(group: Group, ground: Ground) -> Layered:
     colour = alt.Color(
         "relation:N",
         scale=alt.Scale(domain=shown, range=[RELATIONS[name] for name in shown]),
-        legend=alt.Legend(title=None, orient="top"),
+        legend=top_legend(shown),
     )
     bars = base.mark_bar(height=14).encode(x=x, x2=alt.X2("end:Q"), color=colour)
     longest = max((r["end"] for r in records), default=0.0)

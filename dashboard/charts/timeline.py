@@ -14,7 +14,7 @@ from typing import Any
 
 import altair as alt
 
-from dashboard.charts.frame import Layered, at_y
+from dashboard.charts.frame import Layered, at_y, top_legend
 from dashboard.theme import CATEGORY_NAMES, Ground, category_colour, ink
 from profiler.analyses.timeline import CATEGORIES, Timeline
 from profiler.reports.units import format_mib, mib
@@ -145,7 +145,7 @@ def by_category(shown: list[str], colours: Mapping[str, str]) -> dict[str, Any]:
         "color": alt.Color(
             "c:N",
             scale=alt.Scale(domain=shown, range=[colours[name] for name in shown]),
-            legend=alt.Legend(title=None, orient="top", labelLimit=300, labelFontSize=13),
+            legend=top_legend(shown),
         ),
         "order": alt.Order("o:Q"),
         "tooltip": [

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 Figure = tuple[str, str, str]  # label, value, what it means
-WIDTH = 176  # pixels: room for "1600.0" and for "Repeated, MiB"
+WIDTH = 168  # pixels: room for "1600.0" and for "Repeated, MiB"; two in a row of a telephone
 
 
 def metric_grid(figures: Sequence[Figure], width: int = WIDTH) -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.dashboard.browsing import CHROMIUM, chromium, quiet_page, screenshots, serving
+from tests.dashboard.browsing import (
+    CHROMIUM,
+    SOON,
+    chromium,
+    quiet_page,
+    screenshots,
+    serving,
+    until,
+)
 from tests.dashboard.runs import write_ablation
 from tests.profiler.reports import samples
 
@@ -129,8 +137,10 @@ def test_a_line_of_the_duplicates_shows_its_tensors(explorer: Page) -> None:
     heading = explorer.get_by_role("heading", name="The tensors of storage")
     before = heading.inner_text()
     table = explorer.get_by_test_id("stDataFrame").first
-    table.click(position={"x": 20, "y": 38 + 35 + 17})
-    expect(heading).not_to_have_text(before)
+    until(
+        lambda: table.click(position={"x": 20, "y": 38 + 35 + 17}),
+        lambda: expect(heading).not_to_have_text(before, timeout=SOON),
+    )
 
 
 def test_a_box_of_the_graph_shows_what_it_saves(explorer: Page) -> None:
@@ -141,12 +151,15 @@ def test_a_box_of_the_graph_shows_what_it_saves(explorer: Page) -> None:
     box = chart.bounding_box()
     assert box is not None
     explorer.wait_for_timeout(1500)  # positions are final once the chart has faded in
-    for share in (0.5, 0.46, 0.43, 0.4, 0.54):  # the last level is a single box: the loss
-        chart.click(position={"x": box["width"] * share, "y": box["height"] - 31})
-        explorer.wait_for_timeout(500)
-        if heading.inner_text() != before:
-            break
-    expect(heading).not_to_have_text(before)
+
+    def click() -> None:
+        for share in (0.5, 0.46, 0.43, 0.4, 0.54):  # the last level is a single box: the loss
+            chart.click(position={"x": box["width"] * share, "y": box["height"] - 31})
+            explorer.wait_for_timeout(500)
+            if heading.inner_text() != before:
+                break
+
+    until(click, lambda: expect(heading).not_to_have_text(before, timeout=SOON))
 
 
 def test_traffic_turns_around(explorer: Page, traced: str) -> None:

@@ -51,7 +51,7 @@ def test_runs_are_compared_by_their_steps(root: Path, monkeypatch: pytest.Monkey
     apart = format_bytes(found.b.peak_bytes - found.a.peak_bytes)
     assert app.title[0].value == f"Why is B {apart} higher than A?"
     assert metric(app, "Peak of B, MiB").value == format_mib(found.b.peak_bytes)
-    assert metric(app, "Peak of B, MiB").delta == f"+{apart} against A"
+    assert metric(app, "Peak of B, MiB").delta == f"+{apart} to A"
     assert len(app.dataframe[0].value) == len(found.changes)
     assert len(app.get("vega_lite_chart")) == 3
 
@@ -72,7 +72,7 @@ def test_steps_of_one_run_are_compared(root: Path, monkeypatch: pytest.MonkeyPat
     shutil.copytree(RECORDED / "bundled-attn0", root / "only")
     app = opened(root, "compare_runs", monkeypatch)
     assert app.selectbox(key="a").options == ["only"]
-    assert "A is only, step 7" in words(app).replace("*", "")
+    assert "A is only, step 8 (fused)" in words(app).replace("*", "")
 
 
 def test_levers_give_the_what_if_and_stand_beside_a_measurement(

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.dashboard.browsing import CHROMIUM, chromium, quiet_page, screenshots, serving
+from tests.dashboard.browsing import (
+    CHROMIUM,
+    SOON,
+    chromium,
+    quiet_page,
+    screenshots,
+    serving,
+    until,
+)
 
 pytestmark = [
     pytest.mark.browser,
@@ -110,16 +118,22 @@ def test_a_span_of_the_map_is_drawn_larger(page: Page, tmp_path: Path) -> None:
     box = charts(page).first.bounding_box()
     assert box is not None
     y = box["y"] + box["height"] / 3
-    page.mouse.move(box["x"] + box["width"] * 0.9, y)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.99, y, steps=5)
-    page.mouse.up()
-    expect(page.get_by_role("heading", name="of the span")).to_be_visible()
+    span = page.get_by_role("heading", name="of the span")
+
+    def drag() -> None:
+        page.mouse.move(box["x"] + box["width"] * 0.9, y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.99, y, steps=5)
+        page.mouse.up()
+
+    until(drag, lambda: expect(span).to_be_visible(timeout=SOON))
     settled(page)
     picture(page, "timeline-span", tmp_path)
     assert large.screenshot() != before
-    page.mouse.dblclick(box["x"] + box["width"] * 0.95, y)
-    expect(page.get_by_role("heading", name="of the span")).to_have_count(0)
+    until(
+        lambda: page.mouse.dblclick(box["x"] + box["width"] * 0.95, y),
+        lambda: expect(span).to_have_count(0, timeout=SOON),
+    )
 
 
 def test_a_group_is_drawn_as_a_graph(page: Page, tmp_path: Path) -> None:
@@ -128,8 +142,11 @@ def test_a_group_is_drawn_as_a_graph(page: Page, tmp_path: Path) -> None:
     expect(graph.locator("svg g.node").first).to_be_visible()
     before = graph.inner_text()
     picture(page, "duplicates-group", tmp_path)
-    page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 38 + 35 + 17})
-    expect(graph).not_to_have_text(before)
+    table = page.get_by_test_id("stDataFrame").first
+    until(
+        lambda: table.click(position={"x": 20, "y": 38 + 35 + 17}),
+        lambda: expect(graph).not_to_have_text(before, timeout=SOON),
+    )
 
 
 def test_a_node_is_drawn_with_what_is_around_it(page: Page, tmp_path: Path) -> None:

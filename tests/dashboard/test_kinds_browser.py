@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from dashboard.bundled import RECORDED
-from tests.dashboard.browsing import CHROMIUM, chromium, quiet_page, serving
+from tests.dashboard.browsing import CHROMIUM, SOON, chromium, quiet_page, serving, until
 from tests.dashboard.kinds import KINDS, every_kind
 
 pytestmark = [
@@ -146,15 +145,6 @@ def test_an_address_restores_the_view(browser: Browser, address: str) -> None:
         expect(page.get_by_role("heading", name="The whole model")).to_have_count(0)
 
 
-def click_until(part: Locator, taken: Callable[[], None]) -> None:
-    """Click again where a chart that was just being drawn lost the click."""
-    for _ in range(3):
-        part.click(force=True)
-        with suppress(AssertionError):
-            return taken()
-    taken()
-
-
 def test_a_click_in_the_icicle_looks_inside_and_back(browser: Browser, address: str) -> None:
     with quiet_page(browser, address, 1280, "light") as page:
         page.goto(f"{address}/?run=finetune")
@@ -163,10 +153,10 @@ def test_a_click_in_the_icicle_looks_inside_and_back(browser: Browser, address: 
         parts = page.locator("[aria-roledescription='rect mark']")
         whole = page.get_by_role("heading", name="The whole model")
         before = parts.count()
-        click_until(parts.nth(1), lambda: expect(whole).to_have_count(0, timeout=15_000))
+        until(parts.nth(1).click, lambda: expect(whole).to_have_count(0, timeout=SOON))
         page.wait_for_function("location.href.includes('part=')")
         expect(parts).not_to_have_count(before)
-        click_until(parts.first, lambda: expect(whole).to_have_count(1, timeout=15_000))
+        until(parts.first.click, lambda: expect(whole).to_have_count(1, timeout=SOON))
         expect(parts).to_have_count(before)
 
 
@@ -183,7 +173,10 @@ def test_a_point_of_the_quality_chart_shows_its_row(browser: Browser, address: s
             if about["name"] != shown:
                 break
         heading = page.get_by_role("heading", name=about["name"], exact=True)
-        click_until(point, lambda: expect(heading).to_be_visible(timeout=15_000))
+        until(
+            lambda: point.click(force=True),  # another point may lie on top of its middle
+            lambda: expect(heading).to_be_visible(timeout=SOON),
+        )
 
 
 def test_levers_change_the_figures(browser: Browser, address: str) -> None:

@@ -170,6 +170,6 @@ def test_seeds_of_one_setting_are_one_point() -> None:
 
 def test_a_method_has_a_colour_of_its_own() -> None:
     assert method_colour("edkm-allocated") == method_colour("edkm")  # two forms of one method
-    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS) - 1
+    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS) - 2
     assert method_colour("tuned+gptq@4") == method_colour("gptq")
     assert method_colour("new") not in METHOD_COLOURS.values()
