@@ -25,6 +25,9 @@ from torch.optim.optimizer import (
 
 Pack = Callable[[Tensor], Any]
 Unpack = Callable[[Any], Tensor]
+KeptTensor = tuple[
+    Tensor, int
+]  # one that stays where it is, and its version, which hooks leave to us
 
 
 class Listener(Protocol):
@@ -84,39 +87,21 @@ def _innermost_pair() -> tuple[Pack, Unpack]:
     return pair if pair is not None else (keep, give_back)
 
 
-class Kept(Protocol):
-    """Whatever holds a detached tensor and the version it had."""
-
-    tensor: Tensor
-    version: int
-
-
-class KeptTensor:
-    """A tensor that stays where it is, and the check that hooks would otherwise switch off."""
-
-    __slots__ = ("tensor", "version")
-
-    def __init__(self, tensor: Tensor) -> None:
-        # Detached: an output that held its own history would be a reference cycle.
-        self.tensor = tensor.detach()
-        self.version = tensor._version
-
-
 def keep(tensor: Tensor) -> KeptTensor:
-    """Pack as autograd itself does."""
-    return KeptTensor(tensor)
+    """Pack as autograd itself does. Detached: an output with its own history would be a cycle."""
+    return tensor.detach(), tensor._version
 
 
-def give_back(kept: Kept) -> Tensor:
+def give_back(kept: KeptTensor) -> Tensor:
     """Unpack what `keep` packed; RuntimeError, as autograd's, where it was changed since."""
-    now = kept.tensor._version
-    if now != kept.version:
+    tensor, version = kept
+    if tensor._version != version:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an "
-            f"inplace operation: [{kept.tensor.dtype} {list(kept.tensor.shape)}] is at version "
-            f"{now}; expected version {kept.version} instead"
+            f"inplace operation: [{tensor.dtype} {list(tensor.shape)}] is at version "
+            f"{tensor._version}; expected version {version} instead"
         )
-    return kept.tensor
+    return tensor
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ class Recorder:
         if tensor._version != saved.version:
             row.unpack_version = tensor._version
             self._rewrite(row)
-            return give_back(saved)  # raises
+            return give_back((tensor, saved.version))  # raises
         self._unpacked(row, tensor, start)
         return tensor
 

@@ -66,7 +66,7 @@ class SummaryRecorder:
         """Pack as autograd itself does, counted."""
         if not self.paused and tensor.layout is torch.strided and not tensor.is_nested:
             self._count(tensor)
-        return KeptTensor(tensor)
+        return tensor.detach(), tensor._version  # as `keep`, without its call
 
     def end_step(self) -> None:
         """Write the step's totals and begin anew."""

@@ -48,7 +48,7 @@ class _Traced:
 
 
 class KeptSave(_Traced):
-    """A tensor that stays where it is: a KeptTensor and a save in one, for there are many."""
+    """A tensor that stays where it is, and its version: one object, for there are many."""
 
     __slots__ = ("tensor", "version")
     tensor: Tensor
