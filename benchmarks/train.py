@@ -5,7 +5,8 @@ same number of steps on the same sequences, distilled from that dense model (or,
 `--teacher-epochs`, from one tuned for so many passes), and measured with
 every weight on its nearest centroid. Needs `$EDKM_DATA` (or ../shared/data). Prints a table, or
 JSON with `--json`; recipes are options, so every try of docs/training.md is a command line. With
-`--keep FOLDER` runs stay there, and a dense model that is there already is not tuned again.
+`--keep FOLDER` runs stay there: those that are finished are not tuned again, one that was cut off
+goes on.
 
     python benchmarks/train.py --model stories260K [--bits 3] [--seeds 0 1 2] [--steps 300] ...
 """
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 
 from edkm.train import TrainConfig, run
+from edkm.train.checkpoint import latest, step_of
 from profiler.machine import collect_hardware, collect_versions, utc_now
 
 HERE = Path(__file__).resolve().parent.parent
@@ -76,9 +78,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--compensate", type=int, default=0)
     parser.add_argument("--allocate", type=int, default=0, help="sequences; bits by sensitivity")
     parser.add_argument("--distill", type=float, default=0.9)
+    parser.add_argument("--distill-hidden", type=float, default=0.0)
     parser.add_argument(
         "--teacher-epochs", type=float, default=0.0, help="of a teacher of the run's own"
     )
+    parser.add_argument("--teacher-text", type=int, default=0, help="sequences that it writes")
     parser.add_argument("--teacher", type=Path, help="default: the dense model tuned as long")
     parser.add_argument("--keep", help="folder for the runs; default: a temporary one")
     parser.add_argument("--json", action="store_true")
@@ -98,7 +102,7 @@ def base(options: argparse.Namespace, seed: int, out: Path) -> TrainConfig:
         batch_size=8,
         sequence=256,
         dtype="float32",
-        save_every=options.steps,
+        save_every=min(100, options.steps),
         log_every=50,
         seed=seed,
     )
@@ -106,13 +110,19 @@ def base(options: argparse.Namespace, seed: int, out: Path) -> TrainConfig:
 
 def tune_dense(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, Any]:
     steps = options.dense_steps or options.steps
-    out = folder / f"dense-{options.model}-{steps}-{seed}"
-    config = replace(base(options, seed, out), plain=True, max_steps=steps, save_every=steps)
-    if (out / "metrics.json").is_file():
-        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    else:
-        metrics = run(config)
+    config = replace(base(options, seed, folder), plain=True, max_steps=steps)
+    config, metrics = tune(config, f"dense-{options.model}-{seed}")
     return {"folder": config.out / "model", **metrics}
+
+
+def tune(config: TrainConfig, name: str) -> tuple[TrainConfig, dict[str, Any]]:
+    """Do ``config``, in a folder of its own in ``config.out`` that tells its settings apart."""
+    config = replace(config, out=config.out / f"{name}-{config.fingerprint()}")
+    metrics = config.out / "metrics.json"
+    newest = latest(config.checkpoints, config.fingerprint())
+    if newest is not None and step_of(newest) == config.max_steps and metrics.is_file():
+        return config, json.loads(metrics.read_text(encoding="utf-8"))
+    return config, run(config, resume=True)
 
 
 def tune_clustered(
@@ -120,7 +130,7 @@ def tune_clustered(
 ) -> dict[str, Any]:
     own = options.teacher_epochs > 0 or options.distill == 0
     config = replace(
-        base(options, seed, Path(tempfile.mkdtemp(dir=folder))),
+        base(options, seed, folder),
         bits=bits,
         embedding_bits=options.embedding_bits,
         row_scale=options.row_scale,
@@ -131,10 +141,12 @@ def tune_clustered(
         compensate=options.compensate,
         allocate=options.allocate,
         distill=options.distill,
+        distill_hidden=options.distill_hidden,
+        teacher_text=options.teacher_text,
         teacher_epochs=options.teacher_epochs,
         teacher=options.teacher if own else options.teacher or dense["folder"],
     )
-    metrics = run(config)
+    _, metrics = tune(config, f"{options.model}-{bits}-{seed}")
     found, tuned = metrics["perplexity"], dense["perplexity"]["after"]
     return {
         "model": options.model,

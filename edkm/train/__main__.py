@@ -65,6 +65,7 @@ def main(
     form: Annotated[str | None, typer.Option(help="auto, dense, fused, streaming: of DKM")] = None,
     group_size: Annotated[int | None, typer.Option(help="rows that share a codebook")] = None,
     distill: Annotated[float | None, typer.Option(help="weight of a teacher's targets")] = None,
+    distill_hidden: Annotated[float | None, typer.Option(help="weight of its states (0)")] = None,
     teacher: Annotated[Path | None, typer.Option(help="dense teacher's folder")] = None,
     teacher_epochs: Annotated[float | None, typer.Option(help="tune a teacher first")] = None,
     teacher_rate: Annotated[float | None, typer.Option(help="its learning rate (1e-4)")] = None,

@@ -60,7 +60,7 @@ _FREE = (
     "patience",
 )
 # Settings younger than some checkpoints, which have what is now the default.
-_LATER = ("form",)
+_LATER = ("form", "distill_hidden")
 _NONE = object()
 
 
@@ -105,6 +105,7 @@ class TrainConfig:
     row_scale: bool = False  # divide rows by a scale of their own: 2 bytes a row in the file
     group_size: int | None = None  # rows of a linear layer that share a codebook; None: all
     distill: float = 0.0  # weight of the teacher's soft targets in the loss, 0 to 1
+    distill_hidden: float = 0.0  # weight of the distance to the teacher's hidden states, added
     teacher: Path | None = None  # dense teacher; None: the model before tuning
     teacher_epochs: float = 0.0  # passes over the data, at most, that tune a dense teacher first
     teacher_rate: float = 1e-4  # peak learning rate of that teacher
@@ -172,9 +173,12 @@ class TrainConfig:
             raise ValueError(
                 "shard_saved is given without fsdp, over whose processes it would share; add fsdp"
             )
-        if (self.teacher is not None or self.teacher_epochs or self.teacher_text) and (
-            self.distill == 0
-        ):
+        if not (math.isfinite(self.distill_hidden) and self.distill_hidden >= 0):
+            raise ValueError(
+                f"distill_hidden is {self.distill_hidden}; it must be a finite number, at least 0"
+            )
+        taught = self.teacher or self.teacher_epochs or self.teacher_text or self.distill_hidden
+        if taught and self.distill == 0:
             raise ValueError(
                 "a teacher is given but distill is 0; give its weight, for example 0.9"
             )

@@ -30,7 +30,7 @@ from edkm.train.start import (
     start,
 )
 from edkm.train.teacher import next_pass
-from edkm.train.written import written
+from edkm.train.written import repeats, written
 
 Say = Callable[[str], None]
 
@@ -70,7 +70,8 @@ def run(
     rows = ready.train
     if config.teacher_text:
         say(f"the teacher writes {config.teacher_text} sequences")
-        rows = rows + written(config, rows, teacher)
+        extra = written(config, rows, teacher)
+        rows = rows * repeats(len(rows), len(extra)) + extra
     trainer = ClusterTrainer(
         config,
         ready.model,

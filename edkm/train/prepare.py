@@ -18,6 +18,7 @@ from edkm.export.kind import check_plain
 from edkm.train.config import TrainConfig
 from edkm.train.data import Example, Sequence, read_examples, tokenize
 from edkm.train.errors import DataError
+from edkm.train.written import repeats
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def prepare(config: TrainConfig, *, hollow: bool = False) -> Prepared:
     train = tokenize(source, tokenizer, config.sequence, packing=config.packing)
     heldout = tokenize(other, tokenizer, config.sequence, packing=config.packing)
     per_step = config.batch_size * config.accumulate
-    rows = len(train) + config.teacher_text  # what the teacher writes comes later
+    extra = config.teacher_text  # what the teacher writes comes later
+    rows = len(train) * repeats(len(train), extra) + extra
     steps = config.max_steps or max(1, math.ceil(config.epochs * rows / per_step))
     return Prepared(model, tokenizer, train, heldout, steps)
 

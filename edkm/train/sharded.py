@@ -32,9 +32,10 @@ from edkm.train import job
 from edkm.train.checkpoint import go_on_from, step_of
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
+from edkm.train.forward import forward_loss
 from edkm.train.fsdp import make_optimizer, shard
 from edkm.train.listeners import Listeners
-from edkm.train.loss import label_count, step_loss
+from edkm.train.loss import label_count
 from edkm.train.measure import Measure
 from edkm.train.order import learning_rate, step_rows
 from edkm.train.peers import gather_on_first, losses_told, on_first, together
@@ -207,15 +208,8 @@ class _Sharded:
         return {"step": done, "loss": loss_now}
 
     def _loss(self, batch: dict[str, Tensor], count: Tensor) -> Tensor:
-        inputs = dict(batch)
-        labels = inputs.pop("labels")
-        with self.saving:
-            logits = self.ready.model(**inputs, use_cache=False).logits
-        teacher = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = self.teacher(**inputs, use_cache=False).logits
-        return step_loss(logits, labels.to(logits.device), count, teacher, self.config.distill)
+        given = self.config, self.ready.model, self.teacher, batch, count
+        return forward_loss(*given, self.saving)[0]
 
     def _finish(self, history: list[dict[str, float]], seconds: float, held: int) -> dict[str, Any]:
         """Gather the model on rank 0, measure it and write it."""

@@ -120,13 +120,24 @@ def find_teacher(config: TrainConfig, model: Any) -> Path | None:
     if config.own_teacher is not None:
         folder = teacher_folder(config)
     check_plain("teacher", folder)
-    known = AutoConfig.from_pretrained(folder).vocab_size
-    if known != model.config.vocab_size:
+    taught, its = model.config, AutoConfig.from_pretrained(folder)
+    if its.vocab_size != taught.vocab_size:
         raise ValueError(
-            f"the teacher's vocabulary has {known} tokens, the model's {model.config.vocab_size}; "
-            "a teacher must share the model's tokenizer"
+            f"the teacher's vocabulary has {its.vocab_size} tokens, the model's "
+            f"{taught.vocab_size}; a teacher must share the model's tokenizer"
+        )
+    if config.distill_hidden and _states(its) != _states(taught):
+        raise ValueError(
+            f"distill_hidden is {config.distill_hidden}, but the teacher has (layers, hidden size) "
+            f"{_states(its)} and the model {_states(taught)}; give a teacher of the model's shape, "
+            "or distill_hidden 0"
         )
     return folder
+
+
+def _states(shape: Any) -> tuple[int, int]:
+    """How many hidden states a model of this configuration has, and of what size."""
+    return shape.num_hidden_layers, shape.hidden_size
 
 
 def make_teacher(config: TrainConfig, model: Any) -> Any:

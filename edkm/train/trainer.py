@@ -25,7 +25,7 @@ from edkm.saved import offload
 from edkm.train.checkpoint import mark
 from edkm.train.config import TrainConfig
 from edkm.train.errors import DivergedError
-from edkm.train.loss import step_loss
+from edkm.train.forward import forward_loss
 
 WEIGHTS = "model.safetensors"
 
@@ -66,15 +66,10 @@ class ClusterTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Loss of one forward of an optimizer step with ``num_items_in_batch`` labels in all."""
-        labels = inputs.pop("labels")
-        with self.saving:
-            outputs = model(**inputs, use_cache=False)
-        teacher = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = self.teacher(**inputs, use_cache=False).logits
+        labels = inputs["labels"]
         count = num_items_in_batch if num_items_in_batch is not None else labels.numel()
-        loss = step_loss(outputs.logits, labels, count, teacher, self.settings.distill)
+        given = self.settings, model, self.teacher, inputs, count
+        loss, outputs = forward_loss(*given, self.saving)
         if not bool(torch.isfinite(loss)):
             raise DivergedError(
                 f"the loss became {float(loss.detach())} at step {self.state.global_step + 1}; "

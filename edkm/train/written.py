@@ -3,7 +3,8 @@
 Contract: a written sequence begins as one of the training data does and goes on as the teacher
 would; loss falls on every token but the first. Which ones is determined by the data, the seed
 and the teacher; they are kept in ``out``, so that a resumed run reads the same.
-Boundary: the model itself is not looked at; their share in an epoch is the trainer's.
+Where they are many, the data itself is repeated, so that it stays a quarter of an epoch.
+Boundary: the model itself is not looked at.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from edkm.train.data import IGNORE, Sequence
 FILE = "written.safetensors"  # int64 ids, [sequences, tokens]
 BEGINNING = 12  # tokens of the training data that a written sequence begins with
 TEMPERATURE = 0.9  # below 1: the tail of a small model's distribution is noise
+OWN_SHARE = 0.25  # of the data itself in an epoch, about, where it would be less
 _AT_ONCE = 64  # sequences that are written together
 
 
@@ -41,6 +43,11 @@ def written(config: TrainConfig, train: list[Sequence], teacher: Any) -> list[Se
         save_file({"ids": ids}, partial, metadata={"settings": settings})
     os.replace(partial, path)
     return [as_sequence(row) for row in ids.tolist()]
+
+
+def repeats(own: int, extra: int) -> int:
+    """How often each of ``own`` sequences is in an epoch with ``extra`` written ones."""
+    return max(1, round(extra * OWN_SHARE / (1 - OWN_SHARE) / own))
 
 
 def as_sequence(ids: list[int]) -> Sequence:

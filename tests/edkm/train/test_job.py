@@ -278,3 +278,12 @@ def test_presets_are_overridden_by_what_is_given(tmp_path: Path) -> None:
     assert made.batch_size * made.accumulate == 64 and made.sequence == 1024
     quality = with_preset("quality", {**given, "row_scale": None})
     assert quality.compensate > 0 and quality.distill > 0 and not quality.row_scale
+
+
+def test_checkpoints_of_earlier_versions_are_resumed() -> None:
+    """A setting that is new and not given leaves the fingerprint of 21 November 2026."""
+    config = TrainConfig(model=Path("m"), data=Path("d"), out=Path("o"))
+    assert config.fingerprint() == "8c0ed28d977fa3bc"
+    assert replace(config, distill=0.5, distill_hidden=1.0).fingerprint() != (
+        replace(config, distill=0.5).fingerprint()
+    )

@@ -173,7 +173,7 @@ def test_what_some_processes_wrote_others_go_on_with(
 
 STARTS: dict[str, dict[str, Any]] = {
     "bits by sensitivity, scales, a teacher tuned first": {
-        **{"allocate": 2, "compensate": 4, "teacher_epochs": 0.5},
+        **{"allocate": 2, "compensate": 4, "teacher_epochs": 0.5, "distill_hidden": 10.0},
         **{"embedding_bits": 5, "row_scale": True},
     },
     "uniform bits, groups of rows with scales, a teacher from a folder": {

@@ -13,7 +13,7 @@ from edkm.train.config import TrainConfig
 from edkm.train.data import IGNORE, Sequence
 from edkm.train.job import run
 from edkm.train.prepare import prepare
-from edkm.train.written import BEGINNING, FILE, write, written
+from edkm.train.written import BEGINNING, FILE, repeats, write, written
 
 SETTINGS = dict(sequence=64, max_steps=2, batch_size=2, warmup=0, distill=0.5, teacher_text=6)
 
@@ -51,6 +51,17 @@ def test_they_are_kept_for_the_same_settings_alone(config: TrainConfig) -> None:
     assert written(config, ready.train, None) == first  # read back: no teacher is asked
     assert (config.out / FILE).stat().st_mtime_ns == stamp
     assert written(replace(config, seed=1), ready.train, ready.model) != first
+
+
+@pytest.mark.parametrize(("own", "extra"), [(559, 6144), (40, 1000), (3, 10_000)])
+def test_the_data_itself_stays_about_a_quarter_of_an_epoch(own: int, extra: int) -> None:
+    again = repeats(own, extra) * own
+    assert again / (again + extra) == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize(("own", "extra"), [(559, 1280), (40, 0), (10, 1)])
+def test_the_data_is_not_repeated_where_it_is_enough(own: int, extra: int) -> None:
+    assert repeats(own, extra) == 1
 
 
 def test_a_run_tunes_on_them(config: TrainConfig) -> None:
