@@ -29,14 +29,10 @@ METHODS: dict[str, tuple[str, str]] = {
     "dkm": ("palettizers", "dkm"),
     "edkm": ("clustered", "edkm"),
     "edkm-allocated": ("clustered", "edkm_allocated"),
+    "edkm-chosen": ("clustered", "edkm_chosen"),
 }
-TRAINED = (
-    "dense",
-    "llm-qat",
-    "dkm",
-    "edkm",
-    "edkm-allocated",
-)  # see steps x batch x sequence tokens
+# See steps x batch x sequence tokens.
+TRAINED = ("dense", "llm-qat", "dkm", "edkm", "edkm-allocated", "edkm-chosen")
 STARTS = ("given", "tuned")  # compressed: the model itself, or that model tuned dense first
 # No calibration, no order, no drawn start (k-means of one dimension is exact): one seed is enough.
 SEEDLESS = ("rtn", "kmeans")

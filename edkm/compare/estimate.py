@@ -18,6 +18,7 @@ ROW_SECONDS = 4.0  # to begin, to write and to read back, whatever the method
 PASSES = {
     "dense": 3.0, "rtn": 0.0, "smoothquant": 2.5, "gptq": 4.0, "awq": 23.0, "llm-qat": 5.0,
     "kmeans": 0.0, "dkm": 6.0, "edkm": 8.0, "edkm-allocated": 9.0,
+    "edkm-chosen": 24.0,  # three recipes, one of them without a teacher
 }  # fmt: skip
 WRITTEN = 4.0  # passes for each token that a teacher writes
 

@@ -3,7 +3,8 @@
 Contract: a PNG of the rows that have a perplexity; points are means over seeds with bars from the
 lowest to the highest, perplexity is logarithmic. Methods that start from the tuned dense model are
 dashed with open marks; a method with embeddings of its own bits has a square mark, eDKM with one
-width for all a diamond. The dense model, before and after tuning, is a level line.
+width for all a diamond, with a chosen recipe a star. The dense model, before and after tuning, is a
+level line.
 Boundary: plain rows in, a file out.
 """
 
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from edkm.compare.report import groups, numbers
-from edkm.method_names import COLOURS, TITLES, split, title
+from edkm.method_names import ALLOCATED, COLOURS, TITLES, split, title
 
-OURS = ("edkm", "edkm-allocated")
+MARKS = {"edkm": "D", "edkm-chosen": "*"}
+OURS = ("edkm", *ALLOCATED)
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
@@ -84,7 +86,7 @@ def _line(axes: Any, name: str, points: list[list[dict[str, Any]]]) -> None:
         color=COLOURS[method],
         linestyle="--" if tuned else "-",
         linewidth=2.5 if ours else 1.3,
-        marker="s" if bits else "D" if method == "edkm" else "o",
+        marker="s" if bits else MARKS.get(method, "o"),
         markersize=7 if ours else 5,
         markerfacecolor="white" if tuned else COLOURS[method],
         capsize=3,

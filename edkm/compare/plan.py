@@ -20,7 +20,8 @@ from edkm.dkm.checks import check_choice
 from edkm.method_names import split
 
 DENSE_BITS = 8  # of a job that needs none: the dense row has no bits
-DEFAULT = (*METHODS, "tuned+gptq", "tuned+awq")
+COSTLY = ("edkm-chosen",)  # three runs a row: only where it is asked for
+DEFAULT = (*(name for name in METHODS if name not in COSTLY), "tuned+gptq", "tuned+awq")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ import psutil
 
 from edkm.baselines.job import Job
 from edkm.compare.plan import Settings
+from edkm.method_names import ALLOCATED
 
 FILE = "comparison.json"
 KEYS = (
@@ -111,7 +112,7 @@ def failed(job: Job, error: str | None) -> Row:
     """A row without numbers."""
     row: Row = dict.fromkeys(KEYS)
     row["method"], row["bits"], row["seed"] = job_key(job)
-    fixed = job.method not in ("dense", "edkm-allocated")
+    fixed = job.method not in ("dense", *ALLOCATED)
     row["embedding_bits"] = job.embedding_bits if fixed else None
     grouped = job.method in ("rtn", "smoothquant", "gptq", "awq", "llm-qat")
     row["group_size"] = job.group_size if grouped else None

@@ -18,7 +18,10 @@ import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("edkm.compare", run_name="__main__", alter_sys=True)
 """
-METHODS = "dense,rtn,smoothquant,gptq,awq,llm-qat,kmeans,dkm,edkm,edkm-allocated,tuned+gptq,gptq@4"
+METHODS = (
+    "dense,rtn,smoothquant,gptq,awq,llm-qat,kmeans,dkm,edkm,edkm-allocated,edkm-chosen,tuned+gptq,"
+    "gptq@4"
+)
 
 
 def command(model: Path, text: Path, out: Path, *more: str) -> list[str]:
@@ -80,7 +83,7 @@ def test_every_method_fills_its_row(realdata: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     done = run(arguments)
     assert done.returncode == 0, done.stderr
-    assert "12 rows to run: about" in done.stderr and "Failed to load" not in done.stderr
+    assert "13 rows to run: about" in done.stderr and "Failed to load" not in done.stderr
     result = json.loads(done.stdout)
     rows = {row["method"]: row for row in result["rows"]}
     assert set(rows) == set(METHODS.split(","))
@@ -96,4 +99,10 @@ def test_every_method_fills_its_row(realdata: Path, tmp_path: Path) -> None:
     assert "| eDKM | 4 | 8 |" in (tmp_path / "out" / "table.md").read_text()
     work = tmp_path / "out" / "work"
     assert json.loads((work / "shared" / "tuned-0" / "spent.json").read_text())["seconds"] > 0
+    chosen = json.loads((work / "edkm-chosen-4-0" / "chosen.json").read_text())
+    assert len(chosen) == 3 and max(chosen.values()) < dense * 3
+    tries = [work / "edkm-chosen-4-0" / name for name in chosen]
+    assert all(
+        json.loads((one / "metrics.json").read_text())["config"]["heldout"] is None for one in tries
+    )
     assert not (work / "gptq-4-0" / "model").exists()  # measured, and as large as the model
