@@ -119,42 +119,65 @@ def tracing() -> Iterator[Figure]:
         )  # fmt: skip
 
 
-def training() -> Iterator[Figure]:
+class Tuned(NamedTuple):
+    """One way to tune one model to some bits, over its seeds."""
+
+    model: str
+    bits: str
+    steps: int
+    budget: int  # bits whose bytes are taken
+    perplexity: list[float]
+    dense: list[float]  # tuned dense model of the same seed
+    size: int  # bytes of the file
+    source: str
+
+
+def tuned() -> Iterator[Tuned]:
+    """The runs of benchmarks/train.py, and the allocated rows of the comparison."""
     for path in sorted(RESULTS.glob("train_stories*.json")):
         result = json.loads(path.read_text())
-        by_bits: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+        given = result["arguments"]
+        by_bits: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for row in result["rows"]:
-            by_bits.setdefault((row["model"], row["bits"]), []).append(row)
-        allocated = ", allocated" if result["arguments"].get("allocate") else ""
-        steps = result["arguments"]["steps"]
-        for (model, bits), rows in by_bits.items():
-            ratios = [row["ratio"] for row in rows]
-            budget = bits or rows[0]["budget_bits"]
-            goal = RATIO_GOALS[model] if budget == 3 else None
-            width = f"at {bits} bits" if bits else f"in the bytes of {budget} bits"
-            yield Figure(
-                f"{model} {width}{allocated}, {steps} steps: held-out perplexity; dense, tuned",
-                f"{span([r['perplexity_after_hard'] for r in rows])}; "
-                f"{span([r['perplexity_dense_tuned'] for r in rows])}: {span(ratios)} times",
-                f"{goal:.2f} times" if goal else "", max(ratios) <= goal if goal else None,
-                path.stem.rsplit("_", 2)[0],
+            budget = row["bits"] or row["budget_bits"]
+            by_bits.setdefault((row["model"], budget), []).append(row)
+        for (model, budget), rows in by_bits.items():
+            first = rows[0]
+            bits = str(budget) if first["bits"] else f"bytes of {budget}, allocated"
+            bits += ", a scale a row" if given.get("row_scale") else ""
+            yield Tuned(
+                model, bits, given["steps"], budget,
+                [row["perplexity_after_hard"] for row in rows],
+                [row["perplexity_dense_tuned"] for row in rows],
+                first["file_bytes"], path.stem.rsplit("_", 2)[0],
             )  # fmt: skip
-
-
-def allocated() -> Iterator[Figure]:
-    """eDKM in the bytes of 3 bits over the dense model tuned as long, seed by seed."""
-    rows = [row for row in newest("compare_stories3M")["rows"] if row["status"] == "done"]
+    compared = newest("compare_stories3M")
+    rows = [row for row in compared["rows"] if row["status"] == "done"]
     dense = {row["seed"]: row["ppl"] for row in rows if row["method"] == "dense"}
-    ours = {row["seed"]: row["ppl"] for row in rows
-            if row["method"] == "edkm-allocated" and row["bits"] == 3}  # fmt: skip
-    ratios = [ppl / dense[seed] for seed, ppl in ours.items()]
-    yield Figure(
-        f"stories3M in the bytes of 3 bits, allocated, {len(ours)} seeds: held-out perplexity; "
-        "dense, tuned",
-        f"{span(list(ours.values()))}; {span(list(dense.values()))}: {span(ratios)} times",
-        f"{RATIO_GOALS['stories3M']:.2f} times", max(ratios) <= RATIO_GOALS["stories3M"],
-        "compare_stories3M",
-    )  # fmt: skip
+    ours = [row for row in rows if row["method"] == "edkm-allocated"]
+    for budget in sorted({row["bits"] for row in ours}, reverse=True):
+        at = [row for row in ours if row["bits"] == budget]
+        yield Tuned(
+            "stories3M", f"bytes of {budget}, allocated", compared["settings"]["steps"], budget,
+            [row["ppl"] for row in at], [dense[row["seed"]] for row in at],
+            at[0]["size_bytes"], "compare_stories3M",
+        )  # fmt: skip
+
+
+def training() -> Iterator[str]:
+    """Clustered models over the dense ones tuned, with the goals of 3 bits."""
+    yield "| tuned | bits | steps | seeds | perplexity | dense, tuned | times | goal | MB | from |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for one in tuned():
+        ratios = [ours / dense for ours, dense in zip(one.perplexity, one.dense, strict=True)]
+        verdict = "-"
+        if one.budget == 3:
+            goal = RATIO_GOALS[one.model]
+            verdict = f"{goal:.2f}, " + ("met" if max(ratios) <= goal else "**missed**")
+        cells = (one.model, one.bits, f"{one.steps:,}", len(ratios), span(one.perplexity),
+                 span(one.dense), span(ratios), verdict,
+                 f"{one.size / 1e6:.3f}", f"`{one.source}_*.json`")  # fmt: skip
+        yield "| " + " | ".join(map(str, cells)) + " |"
 
 
 def processes() -> Iterator[Figure]:
@@ -196,12 +219,12 @@ def peers() -> Iterator[str]:
 def figures() -> str:
     """Everything that stands between the markers."""
     lines = [*table_2(), "", "| figure | measured | goal | from |", "|---|---|---|---|"]
-    for part in (clustering, offloading, tracing, training, allocated, processes):
+    for part in (clustering, offloading, tracing, processes):
         for one in part():
             verdict = {None: "", True: ", met", False: ", **missed**"}[one.met]
             goal = one.goal + verdict if one.goal else "-"
             lines.append(f"| {one.what} | {one.measured} | {goal} | `{one.source}_*.json` |")
-    return "\n".join([*lines, "", *peers(), ""])
+    return "\n".join([*lines, "", *training(), "", *peers(), ""])
 
 
 def replaced(text: str) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 
 from edkm.baselines.job import METHODS, SEEDLESS, Job
 from edkm.dkm.checks import check_choice
+from edkm.export.folders import check_folder
 from edkm.method_names import split
+from edkm.train.config import PRESETS
 
 DENSE_BITS = 8  # of a job that needs none: the dense row has no bits
 COSTLY = ("edkm-chosen",)  # three runs a row: only where it is asked for
@@ -54,6 +56,8 @@ class Settings:
             path = getattr(self, name)
             if path is not None and not path.exists():
                 raise ValueError(f"{name} is {path}, which does not exist; give a path that does")
+        check_folder("out", self.out)
+        check_choice("preset", self.preset, tuple(PRESETS))
         plan(self)  # refuses what a job refuses
 
     @property

@@ -19,6 +19,13 @@ from edkm.export.disk import disk_told, sync
 Test = Callable[[Path], bool]
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """``ValueError`` if ``folder`` cannot be a folder, as a file is in its place or above it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{name} is {folder}, but {there} is a file; give another folder")
+
+
 def is_model(folder: Path) -> bool:
     """Whether ``folder`` is a model's files alone, plain or palettized."""
     held = list(folder.iterdir()) if folder.is_dir() else []

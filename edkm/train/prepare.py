@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from edkm.export.folders import check_folder
 from edkm.export.kind import check_plain
 from edkm.train.config import TrainConfig
 from edkm.train.data import Example, Sequence, read_examples, tokenize
@@ -43,9 +44,7 @@ def prepare(config: TrainConfig, *, hollow: bool = False) -> Prepared:
 
     ``hollow``: as ``read_model`` has it.
     """
-    there = next(path for path in (config.out, *config.out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"out is {config.out}, but {there} is a file; give another folder")
+    check_folder("out", config.out)
     torch.manual_seed(config.seed)
     source = read_examples(config.data)
     other = read_examples(config.heldout) if config.heldout else None

@@ -39,6 +39,8 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     [
         (["--methods", "magic"], "error: methods is 'magic'; it must be one of"),
         (["--bits", "three"], "error: bits is 'three'; give whole numbers by comma"),
+        (["--preset", "best"], "error: preset is 'best'; it must be one of"),
+        (["--out", __file__], f"error: out is {__file__}, but {__file__} is a file; give another"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path: Path, more: list[str], message: str) -> None:
