@@ -115,7 +115,7 @@ def _points(
             shape=alt.Shape("method:N", scale=shapes, legend=legend),
             opacity=alt.condition(pick, alt.value(0.95), alt.value(0.35)),
             tooltip=[
-                alt.Tooltip("name:N", title="method"),
+                alt.Tooltip("name:N", title="method and bits"),
                 alt.Tooltip("perplexity:Q", format=".4~g"),
                 alt.Tooltip("lowest:Q", format=".4~g"),
                 alt.Tooltip("highest:Q", format=".4~g"),

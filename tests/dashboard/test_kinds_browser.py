@@ -170,9 +170,9 @@ def test_a_point_of_the_quality_chart_shows_its_row(browser: Browser, address: s
         points = page.locator("[aria-roledescription=point]")
         for point in reversed(points.all()):  # the last is drawn on top
             about = dict(re.findall(r"(\w+): ([^;]*)", point.get_attribute("aria-label") or ""))
-            if about["name"] != shown:
+            if about["bits"] != shown:
                 break
-        heading = page.get_by_role("heading", name=about["name"], exact=True)
+        heading = page.get_by_role("heading", name=about["bits"], exact=True)
         until(
             lambda: point.click(force=True),  # another point may lie on top of its middle
             lambda: expect(heading).to_be_visible(timeout=SOON),
