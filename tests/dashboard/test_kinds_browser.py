@@ -152,6 +152,7 @@ def test_a_click_in_the_icicle_looks_inside_and_back(browser: Browser, address: 
         visit(page, "where", EXPLORE["where"])
         parts = page.locator("[aria-roledescription='rect mark']")
         whole = page.get_by_role("heading", name="The whole model")
+        expect(parts).not_to_have_count(0)  # the chart is drawn after the page has settled
         before = parts.count()
         until(parts.nth(1).click, lambda: expect(whole).to_have_count(0, timeout=SOON))
         page.wait_for_function("location.href.includes('part=')")
