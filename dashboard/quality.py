@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edkm import method_names
+
 PATTERNS = ("comparison*.json", "compare*.json", "metrics*.json", "train_*.json")
 MOST_BYTES = 8 * 2**20  # of one file
 DENSE = "dense"
@@ -36,6 +38,16 @@ class Quality:
     status: str = "done"
     error: str = ""
     tasks: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The method as readers know it."""
+        return method_names.title(self.method)
+
+    @property
+    def bits_text(self) -> str:
+        """Its bits as tables say them."""
+        return method_names.bits_text(self.method, self.bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dashboard.quality import DENSE, Quality
-from edkm.method_names import bits_text, title
+from edkm import method_names
 
 FIGURES = ("bits", "bits_per_weight", "size_bytes", "ppl", "seconds", "peak_bytes")
 
@@ -32,9 +32,19 @@ class Point:
     @property
     def name(self) -> str:
         """The method and its bits as readers know them."""
-        bits = bits_text(self.method, self.rows[0].bits)
+        bits = self.rows[0].bits_text
         unit = "" if not bits or bits.startswith("bytes") else " bits"
-        return f"{title(self.method)}, {bits}{unit}" if bits else title(self.method)
+        return f"{self.title}, {bits}{unit}" if bits else self.title
+
+    @property
+    def title(self) -> str:
+        """The method alone, as readers know it."""
+        return self.rows[0].title
+
+    @property
+    def parts(self) -> tuple[bool, str, str]:
+        """(of the tuned dense model, method, embedding bits or "") of the rows' name."""
+        return method_names.split(self.method)
 
     def mean(self, name: str) -> float | None:
         """Of one of `FIGURES` over the rows that have it."""

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dashboard.panels.figures import table as figure_rows
 from dashboard.quality import Results
 from dashboard.theme import method_colour, row_colour
-from edkm import method_names
 from profiler.analyses.levers import Combinations
 from profiler.analyses.whatif import WhatIf
 from profiler.reports.ablation_view import AblationView
@@ -71,10 +70,10 @@ def quality_html(title: str, found: Results) -> str:
     most = max((row.ppl or 0.0 for row in found.rows), default=0.0) or 1.0
     lines = [
         (
-            text(method_names.title(row.method)),
+            text(row.title),
             bar((row.ppl or 0.0) / most, method_colour(row.method)),
             text(NOTHING if row.ppl is None else f"{row.ppl:.4g}"),
-            text(method_names.bits_text(row.method, row.bits) or NOTHING),
+            text(row.bits_text or NOTHING),
             text(format_bytes(row.size_bytes)), text(NOTHING if row.seed is None else row.seed),
             text(row.error or row.status),
         )

@@ -124,8 +124,7 @@ class Codebook(DKM):
 
     def make_ready(self, weight: Tensor) -> None:
         """``start``, unless that was done."""
-        self._check_values(weight)
-        if not bool(self.ready):
+        if weight.is_meta or not bool(self.ready):  # `start` says what is wrong with the first
             self.start(weight)
 
     def _check_values(self, weight: Tensor) -> None:

@@ -25,7 +25,6 @@ from dashboard.quality_points import Point, levels, points
 from dashboard.tables import counted, mib_columns, mib_value
 from dashboard.views import quality_html
 from dashboard.words import literal
-from edkm.method_names import bits_text, title
 from profiler.reports.units import format_mib, format_seconds
 
 TITLE = "What does compression cost?"
@@ -136,8 +135,8 @@ def _table(found: Results) -> None:
     ordered = sorted(found.rows, key=lambda row: (-(row.bits or 99), row.ppl or math.inf))
     rows = [
         {
-            "method": title(row.method),
-            "bits": bits_text(row.method, row.bits),
+            "method": row.title,
+            "bits": row.bits_text,
             "seed": row.seed,
             "perplexity": row.ppl,
             "bits per weight": row.bits_per_weight,

@@ -18,7 +18,6 @@ from dashboard.charts.frame import Layered, at_x, top_legend
 from dashboard.quality import DENSE
 from dashboard.quality_points import Point
 from dashboard.theme import METHOD_COLOURS, Ground, ink, method_colour, paper
-from edkm.method_names import split, title
 from profiler.reports.units import format_bytes, mib
 
 CHOSEN = "chosen"
@@ -57,7 +56,7 @@ def quality_records(found: Sequence[Point], across: str) -> list[dict[str, Any]]
         records.append(
             {
                 "point": index,
-                "method": title(each.method),
+                "method": each.title,
                 "name": each.name,
                 "x": mib(value) if across == "size_bytes" else value,
                 "perplexity": each.mean("ppl"),
@@ -66,7 +65,7 @@ def quality_records(found: Sequence[Point], across: str) -> list[dict[str, Any]]
                 "bits": each.rows[0].bits,
                 "size": format_bytes(None if size is None else round(size)),
                 "seeds": len(each.rows),
-                "of": "tuned" if split(each.method)[0] else "given",
+                "of": "tuned" if each.parts[0] else "given",
             }
         )
     return records
@@ -144,19 +143,17 @@ def _marks(
     """Stroke, fill and shape of every drawn method, in the one order."""
     known = list(METHOD_COLOURS)
 
-    def order(name: str) -> tuple[bool, int, str]:
-        tuned, method, bits = split(name)
+    def order(one: Point) -> tuple[bool, int, str]:
+        tuned, method, bits = one.parts
         return tuned, known.index(method) if method in known else len(known), bits
 
-    names = sorted({found[r["point"]].method for r in records}, key=order)
-    said = [title(name) for name in names]
-    strokes = [method_colour(name) for name in names]
-    hollow = [split(name)[0] or bool(split(name)[2]) for name in names]
+    by_method = {found[r["point"]].method: found[r["point"]] for r in records}
+    drawn = sorted(by_method.values(), key=order)
+    said = [one.title for one in drawn]
+    strokes = [method_colour(one.method) for one in drawn]
+    hollow = [one.parts[0] or bool(one.parts[2]) for one in drawn]
     fills = [paper(ground) if h else s for h, s in zip(hollow, strokes, strict=True)]
-    shapes = [
-        "square" if (parts := split(name))[2] else _SHAPES.get(parts[1], "triangle")
-        for name in names
-    ]
+    shapes = ["square" if one.parts[2] else _SHAPES.get(one.parts[1], "triangle") for one in drawn]
     scales = [alt.Scale(domain=said, range=each) for each in (strokes, fills, shapes)]
     return scales[0], scales[1], scales[2]
 
